@@ -1,0 +1,1 @@
+"""NVIDIA FastConformer inference without NeMo. Nothing here yet but the name."""

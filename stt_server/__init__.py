@@ -1,0 +1,1 @@
+"""Self-hosted, real-time speech-to-text server for conversational agents."""

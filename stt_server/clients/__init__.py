@@ -1,0 +1,1 @@
+"""Programs that talk to the server, and the `Client` beneath them."""

@@ -1,0 +1,135 @@
+"""What a recogniser must do to serve this server. Implementations live beside this file.
+
+Two shapes. A *streaming* engine takes audio as it comes and revises what it heard; a *segment*
+engine transcribes one finished piece. Neither knows protocols, turns' reasons or sockets, and
+neither may block the event loop: work runs in the engine's own threads or processes.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from stt_server.events import Audio, Word
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine is and can do, for logs, health and clients."""
+
+    name: str
+    summary: str
+    """One honest sentence for the operator: what it is good for and how accurate it is."""
+    capacity: int
+    """Streams at once."""
+    languages: tuple[str, ...] = ("en",)
+    lookaheads_ms: tuple[int, ...] = ()
+    """Look-aheads a stream may choose from; empty when there is nothing to choose."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """Hints for one stream; an engine may ignore each of them."""
+
+    language: str | None = None
+    vocabulary: tuple[str, ...] = ()
+    lookahead_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What an engine heard in the open turn so far, or in one segment.
+
+    The first `stable` words will not change until the turn ends. Joining the words with spaces
+    spells the text.
+    """
+
+    words: tuple[Word, ...] = ()
+    stable: int = 0
+    language: str | None = None
+    confidence: float | None = None
+
+
+class RecognitionStream(Protocol):
+    """Engine-side state of one session. Calls come one at a time, in order.
+
+    Every method may raise `TranscriptionError` (the words of the open turn since the last
+    `end_turn` are lost to the engine, the stream remains usable and the next `push` begins
+    anew) or `Overloaded` (the stream is gone for good).
+    """
+
+    async def push(self, audio: Audio) -> Transcript | None:
+        """Hear the next samples of the open turn; they follow the last ones without a gap.
+
+        Returns:
+            The turn's transcript if it may have changed, else None. Awaiting it is the
+            back-pressure: it returns when the engine is ready for more.
+        """
+        ...
+
+    async def end_turn(self) -> Transcript:
+        """The final transcript of everything pushed since the last turn ended."""
+        ...
+
+    async def close(self) -> None:
+        """Give the place back, at once and whatever the stream was doing. Never raises."""
+        ...
+
+
+class Engine(Protocol):
+    """What the server does with any engine."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    async def start(self) -> None:
+        """Load and warm up; returns once real audio has been recognised.
+
+        Raises:
+            EngineUnavailable: what is missing and how to get it, in one sentence.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Recognise something small now, or raise; `/ready` asks this."""
+        ...
+
+    async def stop(self) -> None:
+        """Free everything. Never raises; open streams fail with `Overloaded`."""
+        ...
+
+
+class StreamingEngine(Engine, Protocol):
+    """Takes audio as it comes and revises its hypothesis."""
+
+    async def open(self, options: StreamOptions) -> RecognitionStream:
+        """Take a place for one session.
+
+        Raises:
+            Overloaded: no place is free.
+        """
+        ...
+
+
+class SegmentEngine(Engine, Protocol):
+    """Transcribes one finished piece of audio at a time; may batch across callers."""
+
+    @property
+    def max_segment_samples(self) -> int:
+        """Longest piece the model was made for."""
+        ...
+
+    async def transcribe(self, audio: Audio, options: StreamOptions) -> Transcript:
+        """The transcript of `audio`; word times are positions of the stream, like `audio.start`.
+
+        Raises:
+            TranscriptionError: this piece failed; the next one may not.
+        """
+        ...
+
+
+class EngineUnavailable(Exception):
+    """The engine cannot run here: a package, a device or a checkpoint is missing."""
+
+
+OpenStream: TypeAlias = Callable[[StreamOptions], Awaitable[RecognitionStream]]
+"""How the ASR stage gets its stream."""

@@ -1,0 +1,136 @@
+"""The JSON messages of the native protocol, `docs/protocols/native.md`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+
+
+class WireModel(BaseModel):
+    """camelCase on the wire, snake_case in Python; unknown fields are ignored."""
+
+    model_config = ConfigDict(populate_by_name=True, extra="ignore", frozen=True)
+
+
+class AudioFrame(WireModel):
+    """Client → server: base64 of interleaved little-endian samples."""
+
+    samples: StrictStr
+    sample_rate: StrictInt = Field(alias="sampleRate")
+    channels: StrictInt
+    encoding: StrictStr = "pcm16"
+    type: Literal["audio"] | None = None
+
+
+class WordMessage(WireModel):
+    """One word; times are seconds of the stream."""
+
+    word: str
+    start: float
+    end: float
+    confidence: float | None = None
+    speaker: str | None = None
+
+
+class TranscriptionSegment(WireModel):
+    """Server → client: the text of the open turn so far, or of the whole turn when final.
+
+    The fields after the third come only with the features a client asked for.
+    """
+
+    text: str
+    is_final: bool = Field(alias="isFinal")
+    is_end_of_turn: bool = Field(alias="isEndOfTurn")
+    segment_id: str | None = Field(None, alias="segmentId")
+    turn_id: int | None = Field(None, alias="turnId")
+    sequence: int | None = None
+    start: float | None = None
+    end: float | None = None
+    words: list[WordMessage] | None = None
+    confidence: float | None = None
+    language: str | None = None
+    speaker: str | None = None
+
+
+class ErrorResponse(WireModel):
+    """Server → client: a message was refused or something failed."""
+
+    error: str
+    code: str
+    fatal: bool | None = None
+    type: Literal["error"] | None = None
+
+
+class SpeechStartedMessage(WireModel):
+    """A turn opens; `time` is where speech began."""
+
+    type: Literal["speechStarted"] = "speechStarted"
+    time: float
+    turn_id: int = Field(alias="turnId")
+
+
+class SpeechStoppedMessage(WireModel):
+    """The turn's speech ended at `time`; its final follows."""
+
+    type: Literal["speechStopped"] = "speechStopped"
+    time: float
+    turn_id: int = Field(alias="turnId")
+
+
+class EndOfTurnMessage(WireModel):
+    """Follows the turn's final."""
+
+    type: Literal["endOfTurn"] = "endOfTurn"
+    turn_id: int = Field(alias="turnId")
+    reason: str
+    confidence: float | None = None
+
+
+class WarningMessage(WireModel):
+    """The server is behind by `seconds` of audio."""
+
+    type: Literal["warning"] = "warning"
+    code: str
+    seconds: float
+
+
+class ReadyMessage(WireModel):
+    """Answer to `config`: the session's effective options."""
+
+    type: Literal["ready"] = "ready"
+    session_id: str = Field(alias="sessionId")
+    config: dict[str, Any]
+
+
+class PongMessage(WireModel):
+    """Answer to `ping`."""
+
+    type: Literal["pong"] = "pong"
+    id: Any = None
+
+
+class FlushedMessage(WireModel):
+    """Answer to `flush`."""
+
+    type: Literal["flushed"] = "flushed"
+
+
+class FinishedMessage(WireModel):
+    """Answer to `finish`, and the last message."""
+
+    type: Literal["finished"] = "finished"
+    audio_seconds: float = Field(alias="audioSeconds")
+    turns: int
+
+
+TypedServerMessage = Annotated[
+    SpeechStartedMessage
+    | SpeechStoppedMessage
+    | EndOfTurnMessage
+    | WarningMessage
+    | ReadyMessage
+    | PongMessage
+    | FlushedMessage
+    | FinishedMessage,
+    Field(discriminator="type"),
+]
+"""Every server message that carries a `type` other than `error`."""

@@ -1,0 +1,1 @@
+"""Thin asynchronous shells around pure classes; `pipeline.py` runs them."""

@@ -1,0 +1,1 @@
+"""Pure deciders: probabilities in, turns out."""
