@@ -53,8 +53,6 @@ class SttError(Exception):
     """Base of every error that may reach a client. `str(error)` is safe to send."""
 
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL_ERROR
-    close_code: ClassVar[int | None] = None
-    """WebSocket close code; None keeps the session open."""
 
 
 class BadMessage(SttError):
@@ -119,6 +117,7 @@ class SessionError(SttError):
     """Ends the session."""
 
     close_code: ClassVar[int] = 1011
+    """WebSocket close code; every other error leaves the session open."""
 
 
 class Unauthorized(SessionError):

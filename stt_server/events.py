@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from stt_server.settings import SessionOptions
 
 SAMPLE_RATE = 16_000
+WINDOW_SAMPLES = 512
+"""The span the voice activity detector judges at once, 32 ms."""
 
 Samples: TypeAlias = NDArray[np.float32]
 
@@ -91,6 +93,20 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
+class Transcript:
+    """What an engine heard in the open turn so far, or in one segment.
+
+    The first `stable` words will not change until the turn ends. Joining the words with spaces
+    spells the text.
+    """
+
+    words: tuple[Word, ...] = ()
+    stable: int = 0
+    language: str | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Hypothesis:
     """The best text of turn number `turn` now. `stable` never changes again within the turn."""
 
@@ -143,8 +159,6 @@ class Configure:
     """New session options, in force from here on."""
 
     options: SessionOptions
-    acknowledge: bool = True
-    """The client asked in a message and waits for the answer."""
 
 
 @dataclass(frozen=True, slots=True)

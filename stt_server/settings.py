@@ -37,30 +37,59 @@ class EndpointingSettings(Section):
     """When speech starts, pauses and yields the floor."""
 
     mode: EndpointingMode = Field(
-        EndpointingMode.VAD, description="`none`: turns end only by flush or finish."
+        default=EndpointingMode.VAD,
+        description="`none`: turns end only by flush or finish.",
     )
-    onset: float = Field(0.5, ge=0.05, le=0.99, description="Speech probability that opens speech.")
+    onset: float = Field(
+        default=0.5,
+        ge=0.05,
+        le=0.99,
+        description="Speech probability that opens speech.",
+    )
     offset: float = Field(
-        0.35, ge=0.01, le=0.95, description="Probability below which speech pauses."
+        default=0.35,
+        ge=0.01,
+        le=0.95,
+        description="Probability below which speech pauses.",
     )
     small_gap_ms: int = Field(
-        300, ge=64, le=5_000, description="Silence that pauses speech and may cut a segment."
+        default=300,
+        ge=64,
+        le=5_000,
+        description="Silence that pauses speech and may cut a segment.",
     )
-    silence_ms: int = Field(1_500, ge=100, le=10_000, description="Silence that ends a turn.")
+    silence_ms: int = Field(
+        default=1_500,
+        ge=100,
+        le=10_000,
+        description="Silence that ends a turn.",
+    )
     min_speech_ms: int = Field(
-        1_000, ge=0, le=10_000, description="Speech needed before a small gap may cut a segment."
+        default=1_000,
+        ge=0,
+        le=10_000,
+        description="Speech needed before a small gap may cut a segment.",
     )
     max_segment_s: float = Field(
-        20.0, ge=2.0, le=600.0, description="A longer segment is cut at its largest gap."
+        default=20.0,
+        ge=2.0,
+        le=600.0,
+        description="A longer segment is cut at its largest gap.",
     )
     pre_roll_ms: int = Field(
-        300, ge=0, le=2_000, description="Audio before the onset that belongs to the turn."
+        default=300,
+        ge=0,
+        le=2_000,
+        description="Audio before the onset that belongs to the turn.",
     )
     leading_silence_ms: int = Field(
-        3_000, ge=0, le=60_000, description="Silence kept at most ahead of a segment's speech."
+        default=3_000,
+        ge=0,
+        le=60_000,
+        description="Silence kept at most ahead of a segment's speech.",
     )
     stall_ms: int = Field(
-        1_200,
+        default=1_200,
         ge=0,
         le=60_000,
         description="Wall-clock time without audio that ends an open turn; 0 = never.",
@@ -88,36 +117,64 @@ class LimitSettings(Section):
     """Bounds on what a client may ask of the server."""
 
     max_sessions: int | None = Field(
-        None, ge=1, description="Sessions at once; default: what the engine can hold."
+        default=None,
+        ge=1,
+        description="Sessions at once; default: what the engine can hold.",
     )
     max_message_bytes: int = Field(
-        32 * 2**20, ge=2**16, description="Largest WebSocket message; a larger one closes 1009."
+        default=32 * 2**20,
+        ge=2**16,
+        description="Largest WebSocket message; a larger one closes 1009.",
     )
     max_message_audio_bytes: int = Field(
-        2**20, ge=1_024, description="Decoded audio in one native message."
+        default=2**20,
+        ge=1_024,
+        description="Decoded audio in one native message.",
     )
     max_backlog_s: float = Field(
-        300.0, ge=1.0, description="Unprocessed audio above which the socket is not read."
+        default=300.0,
+        ge=1.0,
+        description="Unprocessed audio above which the socket is not read.",
     )
     idle_timeout_s: float = Field(
-        300.0, ge=0.0, description="Without any message the session ends; 0 = never."
+        default=300.0,
+        ge=0.0,
+        description="Without any message the session ends; 0 = never.",
     )
-    max_session_s: float = Field(14_400.0, ge=0.0, description="Length of a session; 0 = no limit.")
+    max_session_s: float = Field(
+        default=14_400.0,
+        ge=0.0,
+        description="Length of a session; 0 = no limit.",
+    )
     handshake_s: float = Field(
-        5.0, gt=0.0, description="Time for a first message that carries the key."
+        default=5.0,
+        gt=0.0,
+        description="Time for a first message that carries the key.",
     )
     send_timeout_s: float = Field(
-        20.0, gt=0.0, description="A client that reads nothing for so long is closed."
+        default=20.0,
+        gt=0.0,
+        description="A client that reads nothing for so long is closed.",
     )
     max_bad_messages: int = Field(
-        100, ge=1, description="Bad messages within ten seconds that close the session."
+        default=100,
+        ge=1,
+        description="Bad messages within ten seconds that close the session.",
     )
-    ping_interval_s: float = Field(20.0, gt=0.0, description="Time between keepalive pings.")
+    ping_interval_s: float = Field(
+        default=20.0,
+        gt=0.0,
+        description="Time between keepalive pings.",
+    )
     ping_timeout_s: float = Field(
-        20.0, gt=0.0, description="Silence after a ping that closes the connection."
+        default=20.0,
+        gt=0.0,
+        description="Silence after a ping that closes the connection.",
     )
     drain_s: float = Field(
-        30.0, ge=0.0, description="Time for live turns to finish after SIGTERM."
+        default=30.0,
+        ge=0.0,
+        description="Time for live turns to finish after SIGTERM.",
     )
 
 
@@ -133,12 +190,16 @@ class MetricsAccess(StrEnum):
 class AuthSettings(Section):
     """Who may connect."""
 
-    api_keys: tuple[SecretStr, ...] = Field((), description="Accepted API keys; none = no auth.")
+    api_keys: tuple[SecretStr, ...] = Field(
+        default=(),
+        description="Accepted API keys; none = no auth.",
+    )
     allowed_origins: tuple[str, ...] = Field(
-        (), description="Web origins allowed besides the server's own and loopback; `*` = all."
+        default=(),
+        description="Web origins allowed besides the server's own and loopback; `*` = all.",
     )
     metrics: MetricsAccess = Field(
-        MetricsAccess.AUTO,
+        default=MetricsAccess.AUTO,
         description="`auto`: /metrics is open to loopback, else behind the key.",
     )
 
@@ -163,7 +224,10 @@ class PocketsphinxSettings(Section):
     """The embedded recogniser's worker processes."""
 
     workers: int | None = Field(
-        None, ge=1, le=256, description="Worker processes at most; default: two per core."
+        default=None,
+        ge=1,
+        le=256,
+        description="Worker processes at most; default: two per core.",
     )
 
 
@@ -177,9 +241,19 @@ class LogFormat(StrEnum):
 class LogSettings(Section):
     """What is logged. Audio never is; transcripts only when asked."""
 
-    level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level.")
-    format: LogFormat = Field(LogFormat.CONSOLE, description="`console` or `json`, a line each.")
-    transcripts: bool = Field(False, description="Log the final text of every turn.")
+    level: str = Field(
+        default="INFO",
+        pattern="^(DEBUG|INFO|WARNING|ERROR)$",
+        description="Least level.",
+    )
+    format: LogFormat = Field(
+        default=LogFormat.CONSOLE,
+        description="`console` or `json`, a line each.",
+    )
+    transcripts: bool = Field(
+        default=False,
+        description="Log the final text of every turn.",
+    )
 
 
 class Settings(BaseSettings):
@@ -194,12 +268,23 @@ class Settings(BaseSettings):
     )
 
     host: str | None = Field(
-        None,
+        default=None,
         description="Address to bind; default: loopback without API keys, all interfaces with.",
     )
-    port: int = Field(DEFAULT_PORT, ge=0, le=65_535, description="TCP port; 0 = any free one.")
-    model: EngineName = Field(EngineName.AUTO, description="Recogniser to load.")
-    device: Device = Field(Device.AUTO, description="Where the model runs.")
+    port: int = Field(
+        default=DEFAULT_PORT,
+        ge=0,
+        le=65_535,
+        description="TCP port; 0 = any free one.",
+    )
+    model: EngineName = Field(
+        default=EngineName.AUTO,
+        description="Recogniser to load.",
+    )
+    device: Device = Field(
+        default=Device.AUTO,
+        description="Where the model runs.",
+    )
     endpointing: EndpointingSettings = EndpointingSettings()
     limits: LimitSettings = LimitSettings()
     auth: AuthSettings = AuthSettings()
@@ -211,7 +296,7 @@ class Settings(BaseSettings):
         """The address to listen on: without a key only this machine may connect by default."""
         if self.host is not None:
             return self.host
-        return "0.0.0.0" if self.auth.api_keys else "127.0.0.1"  # noqa: S104
+        return "0.0.0.0" if self.auth.api_keys else "127.0.0.1"
 
     @classmethod
     def settings_customise_sources(

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from stt_server.events import Audio, Word
+from stt_server.events import Audio, Transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +33,6 @@ class StreamOptions:
     language: str | None = None
     vocabulary: tuple[str, ...] = ()
     lookahead_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """What an engine heard in the open turn so far, or in one segment.
-
-    The first `stable` words will not change until the turn ends. Joining the words with spaces
-    spells the text.
-    """
-
-    words: tuple[Word, ...] = ()
-    stable: int = 0
-    language: str | None = None
-    confidence: float | None = None
 
 
 class RecognitionStream(Protocol):

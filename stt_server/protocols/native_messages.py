@@ -2,23 +2,26 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic.alias_generators import to_camel
 
 
 class WireModel(BaseModel):
     """camelCase on the wire, snake_case in Python; unknown fields are ignored."""
 
-    model_config = ConfigDict(populate_by_name=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True
+    )
 
 
 class AudioFrame(WireModel):
     """Client → server: base64 of interleaved little-endian samples."""
 
     samples: StrictStr
-    sample_rate: StrictInt = Field(alias="sampleRate")
+    sample_rate: StrictInt
     channels: StrictInt
     encoding: StrictStr = "pcm16"
-    type: Literal["audio"] | None = None
+    type: StrictStr | None = None
 
 
 class WordMessage(WireModel):
@@ -38,10 +41,10 @@ class TranscriptionSegment(WireModel):
     """
 
     text: str
-    is_final: bool = Field(alias="isFinal")
-    is_end_of_turn: bool = Field(alias="isEndOfTurn")
-    segment_id: str | None = Field(None, alias="segmentId")
-    turn_id: int | None = Field(None, alias="turnId")
+    is_final: bool
+    is_end_of_turn: bool
+    segment_id: str | None = None
+    turn_id: int | None = None
     sequence: int | None = None
     start: float | None = None
     end: float | None = None
@@ -65,7 +68,7 @@ class SpeechStartedMessage(WireModel):
 
     type: Literal["speechStarted"] = "speechStarted"
     time: float
-    turn_id: int = Field(alias="turnId")
+    turn_id: int
 
 
 class SpeechStoppedMessage(WireModel):
@@ -73,14 +76,14 @@ class SpeechStoppedMessage(WireModel):
 
     type: Literal["speechStopped"] = "speechStopped"
     time: float
-    turn_id: int = Field(alias="turnId")
+    turn_id: int
 
 
 class EndOfTurnMessage(WireModel):
     """Follows the turn's final."""
 
     type: Literal["endOfTurn"] = "endOfTurn"
-    turn_id: int = Field(alias="turnId")
+    turn_id: int
     reason: str
     confidence: float | None = None
 
@@ -97,7 +100,7 @@ class ReadyMessage(WireModel):
     """Answer to `config`: the session's effective options."""
 
     type: Literal["ready"] = "ready"
-    session_id: str = Field(alias="sessionId")
+    session_id: str
     config: dict[str, Any]
 
 
@@ -118,7 +121,7 @@ class FinishedMessage(WireModel):
     """Answer to `finish`, and the last message."""
 
     type: Literal["finished"] = "finished"
-    audio_seconds: float = Field(alias="audioSeconds")
+    audio_seconds: float
     turns: int
 
 

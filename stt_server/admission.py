@@ -1,0 +1,32 @@
+"""Deciding whether a new session is taken. A live caller is never queued."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from stt_server.errors import Overloaded
+
+
+class Admission:
+    """Counts sessions against the server's capacity."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.active = 0
+        self.is_open = True
+
+    @contextmanager
+    def place(self) -> Generator[None]:
+        """One session's place, for as long as the context is open.
+
+        Raises:
+            Overloaded: none is free, or the server is going down.
+        """
+        if not self.is_open:
+            raise Overloaded("the server is shutting down")
+        if self.active >= self.capacity:
+            raise Overloaded("all places are taken, try again later")
+        self.active += 1
+        try:
+            yield
+        finally:
+            self.active -= 1

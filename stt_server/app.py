@@ -1,0 +1,197 @@
+"""The web application: builds everything from the settings, routes requests to it."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack, asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from stt_server import __version__
+from stt_server.auth import presents_key, select_subprotocol
+from stt_server.engine.base import StreamingEngine
+from stt_server.engine.select import make_engine
+from stt_server.errors import BadQuery, InvalidConfig, Overloaded
+from stt_server.log import session_id
+from stt_server.protocols.native import NativeCodec
+from stt_server.protocols.native_config import Abilities
+from stt_server.service import Service, State
+from stt_server.settings import MetricsAccess, SessionOptions, Settings
+from stt_server.transport import WebSocketTransport
+
+
+class Endpoints:
+    """Handlers of the routes."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def health(self, _: Request) -> Response:
+        """The process is alive, also while the model loads."""
+        return JSONResponse(self._status())
+
+    async def ready(self, _: Request) -> Response:
+        """Sessions can be served."""
+        reason = await self._service.not_ready_reason()
+        if reason is None:
+            return JSONResponse(self._status())
+        return JSONResponse({**self._status(), "reason": reason}, status_code=503)
+
+    async def status(self, _: Request) -> Response:
+        """Liveness without a body."""
+        return Response()
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus text, for whom the setting allows it."""
+        if self._service.settings.auth.metrics is MetricsAccess.OFF:
+            return _error(404, "not_found", "there is nothing here")
+        if not self._may_read_metrics(request):
+            return _error(401, "invalid_api_key", "missing or wrong API key")
+        return Response(
+            self._service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    async def native(self, socket: WebSocket) -> None:
+        """`/ws/transcribe`."""
+        service = self._service
+        offered: list[str] = socket.scope["subprotocols"]
+        refusal = self._refusal(socket, offered)
+        if refusal is not None:
+            await socket.send_denial_response(refusal)
+            return
+        auth = service.authenticator
+        allowed = auth.allows_request(socket.headers, socket.query_params, offered)
+        with ExitStack() as places:
+            door = service.admission if allowed else service.without_key
+            try:
+                places.enter_context(door.place())
+            except Overloaded as error:
+                service.metrics.refusals.labels("capacity").inc()
+                await socket.send_denial_response(_unavailable(str(error)))
+                return
+
+            def authenticate(key: str) -> bool:
+                if not auth.accepts(key):
+                    return False
+                places.enter_context(service.admission.place())
+                return True
+
+            await socket.accept(subprotocol=select_subprotocol(offered))
+            await self._serve_native(socket, None if allowed else authenticate)
+
+    async def _serve_native(
+        self, socket: WebSocket, authenticate: Callable[[str], bool] | None
+    ) -> None:
+        service, settings = self._service, self._service.settings
+        identity = f"s-{uuid.uuid4().hex[:12]}"
+        session_id.set(identity)
+        info = service.engine.info
+        try:
+            codec = NativeCodec(
+                session_id=identity,
+                defaults=SessionOptions(endpointing=settings.endpointing),
+                abilities=Abilities(frozenset({info.name}), lookaheads_ms=info.lookaheads_ms),
+                max_audio_bytes=settings.limits.max_message_audio_bytes,
+                query=socket.query_params,
+            )
+        except InvalidConfig as error:
+            await _refuse_query(socket, error)
+            return
+        await service.serve(WebSocketTransport(socket), codec, authenticate)
+
+    def _refusal(self, socket: WebSocket, offered: list[str]) -> Response | None:
+        """The answer to an upgrade that must not be accepted; None if it may."""
+        service, headers = self._service, socket.headers
+        auth = service.authenticator
+        if not auth.allows_origin(headers.get("origin"), headers.get("host")):
+            reason, response = "origin", _error(403, "origin_not_allowed", "origin not allowed")
+        elif presents_key(headers, socket.query_params, offered) and not auth.allows_request(
+            headers, socket.query_params, offered
+        ):
+            reason, response = "auth", _error(401, "invalid_api_key", "wrong API key")
+        elif service.state is not State.READY:
+            reason, response = "not_ready", _unavailable(f"the server is {service.state}")
+        else:
+            return None
+        service.metrics.refusals.labels(reason).inc()
+        return response
+
+    def _status(self) -> dict[str, object]:
+        service = self._service
+        return {
+            "status": "healthy",
+            "model_loaded": service.state in (State.READY, State.DRAINING),
+            "model": service.engine.info.name,
+            "version": __version__,
+            "active_sessions": service.admission.active,
+            "max_sessions": service.admission.capacity,
+        }
+
+    def _may_read_metrics(self, request: HTTPConnection) -> bool:
+        service = self._service
+        auth, access = service.authenticator, service.settings.auth.metrics
+        from_loopback = request.client is not None and request.client.host in ("127.0.0.1", "::1")
+        if access is MetricsAccess.OPEN or (access is MetricsAccess.AUTO and from_loopback):
+            return True
+        return auth.required and auth.allows_request(request.headers, request.query_params)
+
+
+def create_app(settings: Settings, *, engine: StreamingEngine | None = None) -> Starlette:
+    """A complete server as an ASGI app; `app.state.service` is its `Service`.
+
+    Args:
+        engine: Serves instead of the one the settings name.
+    """
+    service = Service(settings, engine or make_engine(settings))
+    endpoints = Endpoints(service)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        loading = asyncio.create_task(service.load(), name="load")
+        # Its failure is kept in `service.failure` and logged; the CLI ends the process.
+        loading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            yield
+        finally:
+            loading.cancel()
+            await asyncio.wait([loading])
+            await service.close()
+
+    app = Starlette(
+        routes=[
+            Route("/health", endpoints.health),
+            Route("/ready", endpoints.ready),
+            Route("/status", endpoints.status),
+            Route("/metrics", endpoints.metrics),
+            WebSocketRoute("/ws/transcribe", endpoints.native),
+        ],
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    return app
+
+
+async def _refuse_query(socket: WebSocket, error: InvalidConfig) -> None:
+    """The connection's URL has a wrong value: say so and close 4400."""
+    await socket.send_json({"error": str(error), "code": error.code})
+    await socket.close(BadQuery.close_code, "bad URL parameter")
+
+
+def _unavailable(message: str) -> Response:
+    response = _error(503, "overloaded", message)
+    response.headers["Retry-After"] = "1"
+    return response
+
+
+_ERROR_TYPES = {401: "authentication_error", 503: "server_error"}
+
+
+def _error(status: int, code: str, message: str) -> Response:
+    """An HTTP error in OpenAI's shape, which every surface of this server shares."""
+    kind = _ERROR_TYPES.get(status, "invalid_request_error")
+    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    return JSONResponse(body, status_code=status)

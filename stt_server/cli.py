@@ -1,0 +1,105 @@
+"""`stt-server`: flags to settings, then serve. Exit codes: 0 stopped, 1 failed, 2 usage."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from stt_server import __version__
+from stt_server.settings import Settings, load_settings
+
+DESCRIPTION = "Real-time speech-to-text server for conversational agents."
+EPILOG = """\
+Every flag is also an environment variable (STT_PORT, STT_ENDPOINTING__SILENCE_MS) and a key of
+the TOML file given with --config; flags win over the environment, the environment over the file.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = vars(_parser().parse_args(argv))
+    file = arguments.pop("config")
+    try:
+        settings = load_settings(_nest(arguments), file=Path(file) if file else None)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            name = ".".join(str(part) for part in problem["loc"])
+            print(f"stt-server: setting {name}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+        return 2
+    except (OSError, ValueError) as error:
+        print(f"stt-server: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    from stt_server.serve import serve
+
+    return serve(settings)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "stt-server",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"stt-server {__version__}")
+    parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
+    _add_flags(parser, Settings, prefix="")
+    return parser
+
+
+def _add_flags(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,  # pyright: ignore[reportPrivateUsage]
+    model: type[BaseModel],
+    *,
+    prefix: str,
+) -> None:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            group = parser.add_argument_group(name, (kind.__doc__ or "").splitlines()[0])
+            _add_flags(group, kind, prefix=f"{name}.")
+        else:
+            _add_flag(parser, prefix + name, field)
+
+
+def _add_flag(parser: Any, path: str, field: FieldInfo) -> None:
+    flag = "--" + path.replace(".", "-").replace("_", "-")
+    kind = _bare_type(field.annotation)
+    help_text = (field.description or "").replace("%", "%%")
+    if field.default is not None and field.default != ():
+        help_text += f" [{field.default}]"
+    options: dict[str, Any] = {"dest": path, "default": argparse.SUPPRESS, "help": help_text}
+    if kind is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+    elif get_origin(field.annotation) is tuple:
+        parser.add_argument(flag, action="append", metavar="VALUE", **options)
+    elif isinstance(kind, type) and issubclass(kind, StrEnum):
+        parser.add_argument(flag, choices=[item.value for item in kind], **options)
+    else:
+        metavar = {int: "N", float: "X"}.get(kind, "VALUE") if isinstance(kind, type) else "VALUE"
+        parser.add_argument(flag, metavar=metavar, **options)
+
+
+def _bare_type(annotation: Any) -> Any:
+    """`X` of `X | None`."""
+    if get_origin(annotation) is UnionType:
+        return next(kind for kind in get_args(annotation) if kind is not type(None))
+    return annotation
+
+
+def _nest(arguments: dict[str, Any]) -> dict[str, Any]:
+    """`{"limits.drain_s": 1}` → `{"limits": {"drain_s": 1}}`."""
+    nested: dict[str, Any] = {}
+    for path, value in arguments.items():
+        section, dot, name = path.partition(".")
+        if dot:
+            nested.setdefault(section, {})[name] = value
+        else:
+            nested[path] = value
+    return nested

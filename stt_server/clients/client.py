@@ -1,0 +1,210 @@
+"""The native protocol from a client's side, as an asynchronous object."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from stt_server.clients.address import websocket_url
+from stt_server.clients.connection import open_websocket
+from stt_server.clients.errors import ClientClosed, ConnectionLost, Refused
+from stt_server.clients.incoming import Incoming
+from stt_server.clients.messages import ServerMessage, parse_message
+from stt_server.clients.options import ClientOptions
+from stt_server.clients.samples import SampleArray, encode_samples
+from stt_server.clients.window import AckWindow
+from stt_server.protocols.native_messages import FinishedMessage, ReadyMessage
+
+_PIECE_BYTES = 32 * 2**10
+"""Largest binary message: far below the server's limit, and fine enough for the window."""
+
+
+class Client:
+    """One session with a server: audio in, segments and events out.
+
+        options = ClientOptions(sample_rate=16_000, features=("times", "words", "events"))
+        async with Client("ws://127.0.0.1:15751", options=options) as client:
+
+            async def speak() -> None:
+                async for packet in microphone:
+                    await client.send(packet)
+                await client.finish()
+
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(speak())
+                async for message in client:
+                    if isinstance(message, TranscriptionSegment) and message.is_final:
+                        print(message.text)
+
+    Iterating gives every message of the server, beginning with `ready`, except the pongs to the
+    client's own pings. It ends after `finished` or `close` and raises `ConnectionLost` at the place
+    where the connection was lost. Sending and iterating may run in different tasks, or one after
+    the other: messages nobody has read yet are kept up to 16 MiB (`inbox.py`), beyond which the
+    socket is not read.
+
+    `send` waits while `window_s` seconds of audio are on their way and not read by the server
+    (`window.py`), so a program may send a file as fast as this allows. All waiting ends with
+    `ServerSilent` when no message at all has come from the server for `answer_timeout_s`.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str | None = None,
+        options: ClientOptions | None = None,
+        connect_timeout_s: float = 10.0,
+        answer_timeout_s: float = 120.0,
+        window_s: float = 10.0,
+    ) -> None:
+        """Prepare; `async with` connects.
+
+        Raises:
+            BadAddress: `address` makes no sense; `address.py` says what does.
+        """
+        self._url = websocket_url(address)
+        self._api_key = api_key
+        self._options = options or ClientOptions()
+        self._connect_timeout_s = connect_timeout_s
+        self._answer_timeout_s = answer_timeout_s
+        second = self._options.sample_rate * self._options.format.frame_bytes
+        self._window = AckWindow(limit=round(window_s * second), step=round(window_s * second / 10))
+        self._incoming = Incoming(self._window, answer_timeout_s=answer_timeout_s)
+        self._sending = asyncio.Lock()
+        self._partial = b""
+        self._flushes = 0
+        self._finish_sent = False
+        self._websocket: ClientConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> ReadyMessage:
+        """The session's id and effective options.
+
+        Raises:
+            ClientClosed: the client was never open.
+        """
+        if self._incoming.ready is None:
+            raise ClientClosed("the client is not open")
+        return self._incoming.ready
+
+    async def __aenter__(self) -> Self:
+        """Connect, send the options, wait until the server has accepted them.
+
+        Raises:
+            ServerUnreachable: nobody answers there.
+            Refused: the server does not take this client.
+            OptionsRefused: the server cannot honour an option.
+        """
+        self._websocket = await open_websocket(
+            self._url,
+            api_key=self._api_key,
+            connect_timeout_s=self._connect_timeout_s,
+            answer_timeout_s=self._answer_timeout_s,
+        )
+        self._reader = asyncio.create_task(self._incoming.read(self._websocket))
+        try:
+            await self._send_json(self._options.config())
+            await self._incoming.until(
+                lambda: self._incoming.ready is not None, timeout_s=self._connect_timeout_s
+            )
+        except ConnectionLost as error:
+            await self.close()
+            raise Refused(error.code, error.reason) from error
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def send(self, audio: bytes | SampleArray) -> None:
+        """Send audio of any length: an array of samples, or bytes in the session's format.
+
+        Bytes may end in the middle of a sample; its rest is expected in the next call.
+
+        Raises:
+            ValueError: the array does not fit the session.
+            ConnectionLost, ServerSilent, ClientClosed: it cannot be sent.
+        """
+        audio_format = self._options.format
+        data = audio if isinstance(audio, bytes) else encode_samples(audio, audio_format)
+        async with self._sending:
+            data = self._partial + data
+            whole = len(data) - len(data) % audio_format.frame_bytes
+            self._partial = data[whole:]
+            step = _PIECE_BYTES - _PIECE_BYTES % audio_format.frame_bytes
+            for start in range(0, whole, step):
+                await self._send_piece(data[start : min(start + step, whole)])
+
+    async def flush(self) -> None:
+        """End the open turn now; returns when its final can be read. The session goes on."""
+        async with self._sending:
+            await self._send_json({"type": "flush"})
+            self._flushes += 1
+            mine = self._flushes
+        await self._incoming.until(lambda: self._incoming.flushed >= mine)
+
+    async def finish(self) -> FinishedMessage:
+        """Say that no audio follows; returns when everything sent is transcribed.
+
+        Iterating ends after the same message. Half a sample at the end of the audio is left out.
+        """
+        async with self._sending:
+            if not self._finish_sent:
+                await self._send_json({"type": "finish"})
+                self._finish_sent = True
+        await self._incoming.until(lambda: self._incoming.finished is not None)
+        assert self._incoming.finished is not None
+        return self._incoming.finished
+
+    async def close(self) -> None:
+        """Leave now, without waiting for text. Messages that came can still be read."""
+        if self._websocket is None or self._reader is None:
+            return
+        self._incoming.stop(ClientClosed("the client is closed"))
+        try:
+            await self._websocket.close()
+        finally:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def __aiter__(self) -> AsyncIterator[ServerMessage]:
+        async for text in self.texts():
+            yield parse_message(text)
+
+    def texts(self) -> AsyncIterator[str]:
+        """What iterating gives, as JSON text as it came. Read a client in one of the two ways."""
+        return self._incoming.texts()
+
+    async def _send_piece(self, data: bytes) -> None:
+        if self._finish_sent:
+            raise ClientClosed("audio cannot follow finish")
+        await self._incoming.until(lambda: not self._window.is_full)
+        await self._write(data)
+        mark = self._window.add(len(data))
+        if mark is not None:
+            await self._send_json({"type": "ping", "id": mark})
+
+    async def _send_json(self, message: dict[str, Any]) -> None:
+        await self._write(json.dumps(message, ensure_ascii=False))
+
+    async def _write(self, message: str | bytes) -> None:
+        """Write one message; a peer that never reads it ends the connection by the ping timeout."""
+        if self._websocket is None:
+            raise ClientClosed("the client is not open")
+        try:
+            await self._websocket.send(message)
+        except ConnectionClosed:
+            # The reader knows why, once it has taken what came before the end; `until` raises it.
+            await self._incoming.until(lambda: False)

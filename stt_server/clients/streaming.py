@@ -1,0 +1,172 @@
+"""Audio from a file or a microphone through a client, with its text to a display and to files."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from stt_server.clients.client import Client
+from stt_server.clients.errors import (
+    ConnectionLost,
+    NoAudioDevice,
+    UnreadableAudio,
+    UnreadableMessage,
+)
+from stt_server.clients.file import AudioFile, RealTime
+from stt_server.clients.levels import level_db
+from stt_server.clients.lines import Display
+from stt_server.clients.messages import parse_message
+from stt_server.clients.microphone import Microphone
+from stt_server.clients.transcript import Transcript
+from stt_server.protocols.native_messages import ErrorResponse
+
+_Sender: TypeAlias = Callable[[], Awaitable[None]]
+
+_PACKET_S = 0.1
+_FAST_PACKET_S = 1.0
+_LAST_TEXT_S = 10.0
+"""How long the last text may take after Ctrl-C."""
+
+
+class Streaming:
+    """One session of the command line; sends from one source and is then used up.
+
+    Attributes:
+        transcript: what was said.
+        failed: whether the server reported an error or a file could not be written.
+    """
+
+    def __init__(self, client: Client, display: Display, *, save: Sequence[Path]) -> None:
+        self.transcript = Transcript()
+        self.failed = False
+        self._client = client
+        self._display = display
+        self._save_paths = save
+
+    async def send_file(self, file: AudioFile, *, clock: RealTime | None) -> None:
+        """Stream a file, without a clock as fast as it can be sent, and wait for its last text.
+
+        Raises:
+            ClientError: what went wrong; text that came before it is shown and saved.
+        """
+        damage: UnreadableAudio | None = None
+
+        async def send() -> None:
+            nonlocal damage
+            try:
+                await self._send_packets(file, clock)
+            except UnreadableAudio as error:
+                damage = error  # told after the text of what could be read
+            self._display.finishing()
+            await self._client.finish()
+
+        await self._run(send)
+        if damage is not None:
+            raise damage
+
+    async def send_microphone(self, microphone: Microphone) -> None:
+        """Stream a microphone until Ctrl-C, then wait a short time for the last text.
+
+        Raises:
+            ClientError: what went wrong; text that came before it is shown and saved.
+        """
+        await self._run(partial(self._record, microphone))
+
+    async def _run(self, send: _Sender) -> None:
+        try:
+            async with self._client:
+                try:
+                    async with asyncio.TaskGroup() as tasks:
+                        tasks.create_task(self._show())
+                        tasks.create_task(self._send(send))
+                finally:
+                    self._save()
+        except ExceptionGroup as group:
+            raise _first(group) from None
+
+    async def _send(self, send: _Sender) -> None:
+        try:
+            await send()
+        except (ConnectionLost, UnreadableMessage):
+            return  # `_show` meets the same end, after the messages that came before it
+
+    async def _send_packets(self, file: AudioFile, clock: RealTime | None) -> None:
+        second = file.format.sample_rate * file.format.frame_bytes
+        sent = 0
+        for packet in file.packets(_PACKET_S if clock else _FAST_PACKET_S):
+            if clock is not None:
+                await clock.until((sent + len(packet)) / second)
+            await self._client.send(packet)
+            sent += len(packet)
+            self._display.sent(sent / second)
+
+    async def _record(self, microphone: Microphone) -> None:
+        second = microphone.format.sample_rate * microphone.format.frame_bytes
+        loop = asyncio.get_running_loop()
+        sent, lost_s, interrupted = 0, 0.0, False
+
+        def stop() -> None:
+            nonlocal interrupted
+            interrupted = True
+            microphone.stop()
+            self._display.finishing()
+            deadline.reschedule(loop.time() + _LAST_TEXT_S)
+
+        try:
+            async with asyncio.timeout(None) as deadline, microphone:
+                with _on_interrupt(stop):
+                    async for packet in microphone.packets():
+                        await self._client.send(packet)
+                        sent += len(packet)
+                        self._display.sent(sent / second, level_db(packet))
+                        if microphone.lost_s > lost_s:
+                            lost_s = microphone.lost_s
+                            self._display.note(f"too slow: {lost_s:.1f} s of audio lost so far")
+                    await self._client.finish()
+        except TimeoutError:
+            self._display.note("the last text did not come in time")
+            await self._client.close()
+        if not interrupted:
+            raise NoAudioDevice("the microphone went away")
+
+    async def _show(self) -> None:
+        async for text in self._client.texts():
+            message = parse_message(text)
+            self.transcript.add(message)
+            if isinstance(message, ErrorResponse):
+                self.failed = True
+            self._display.message(message, text)
+
+    def _save(self) -> None:
+        for path in self._save_paths:
+            try:
+                self.transcript.save(path)
+            except OSError as error:
+                self.failed = True
+                self._display.note(f"cannot write {path}: {error.strerror or error}")
+
+
+@contextmanager
+def _on_interrupt(action: Callable[[], None]) -> Generator[None, None, None]:
+    """The first Ctrl-C calls `action` in the event loop, a second one interrupts as usual."""
+    loop = asyncio.get_running_loop()
+    usual = signal.getsignal(signal.SIGINT)
+
+    def interrupted(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, usual)
+        loop.call_soon_threadsafe(action)
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """The failure that came first; what followed is its consequence."""
+    errors: Sequence[Exception | ExceptionGroup[Exception]] = group.exceptions
+    return _first(errors[0]) if isinstance(errors[0], ExceptionGroup) else errors[0]

@@ -1,0 +1,108 @@
+"""A streaming engine that follows a script: for tests and load, where nothing must be heard."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stt_server.engine.base import EngineInfo, RecognitionStream, StreamOptions
+from stt_server.errors import Overloaded, TranscriptionError
+from stt_server.events import SAMPLE_RATE, Audio, Transcript, Word
+
+DEFAULT_SCRIPT = ("the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog")
+WORD_SAMPLES = SAMPLE_RATE * 3 // 10
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What is "heard": one word per 0.3 s of a turn, over and over."""
+
+    words: Sequence[str] = DEFAULT_SCRIPT
+    step_s: float = 0.0
+    """Time each call takes, as if a device was busy."""
+    failing_turns: frozenset[int] = frozenset()
+    """Turns (from 0) whose first second fails."""
+
+
+class ScriptedEngine:
+    """Text that depends on the amount of a turn's audio alone. A `StreamingEngine`."""
+
+    def __init__(self, script: Script | None = None, *, capacity: int = 4_096) -> None:
+        self._script = script or Script()
+        self._open_streams = 0
+        self.info = EngineInfo(
+            name="scripted",
+            summary="Recognises nothing: a fixed text for tests and load.",
+            capacity=capacity,
+        )
+
+    @property
+    def open_streams(self) -> int:
+        return self._open_streams
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def check(self) -> None:
+        """Always well."""
+
+    async def stop(self) -> None:
+        """Nothing to free."""
+
+    async def open(self, options: StreamOptions) -> RecognitionStream:
+        if self._open_streams >= self.info.capacity:
+            raise Overloaded("all places are taken, try again later")
+        self._open_streams += 1
+        return _ScriptedStream(self, self._script)
+
+    def release(self) -> None:
+        """A stream gives its place back."""
+        self._open_streams -= 1
+
+
+class _ScriptedStream:
+    def __init__(self, engine: ScriptedEngine, script: Script) -> None:
+        self._engine = engine
+        self._script = script
+        self._turn = 0
+        self._start: int | None = None
+        self._end = 0
+        self._failed = False
+
+    async def push(self, audio: Audio) -> Transcript | None:
+        if self._script.step_s:
+            await asyncio.sleep(self._script.step_s)
+        if self._start is None:
+            self._start = audio.start
+        before = self._word_count()
+        self._end = audio.end
+        fails = self._turn in self._script.failing_turns and not self._failed
+        if fails and self._end - self._start >= SAMPLE_RATE:
+            self._failed, self._start = True, None
+            raise TranscriptionError("the script says that this turn fails")
+        if self._word_count() == before:
+            return None
+        return Transcript(self._words(), stable=max(0, self._word_count() - 1))
+
+    async def end_turn(self) -> Transcript:
+        words = self._words()
+        self._turn += 1
+        self._start, self._failed = None, False
+        return Transcript(words, stable=len(words))
+
+    async def close(self) -> None:
+        self._engine.release()
+
+    def _word_count(self) -> int:
+        return 0 if self._start is None else (self._end - self._start) // WORD_SAMPLES
+
+    def _words(self) -> tuple[Word, ...]:
+        start, script = self._start or 0, self._script.words
+        return tuple(
+            Word(
+                script[index % len(script)],
+                start + index * WORD_SAMPLES,
+                start + (index + 1) * WORD_SAMPLES,
+                confidence=1.0,
+            )
+            for index in range(self._word_count())
+        )

@@ -1,0 +1,53 @@
+"""Counters and histograms, one registry per app; each is changed in one place."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+
+class Metrics:
+    """What an operator can graph. Names and labels are listed in `docs/operations.md`."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.sessions = Gauge(
+            "stt_open_sessions", "Open sessions.", ["protocol"], registry=self.registry
+        )
+        self.sessions_total = Counter(
+            "stt_sessions_total", "Sessions by how they ended.", ["reason"], registry=self.registry
+        )
+        self.refusals = Counter(
+            "stt_refusals_total", "Connections refused.", ["reason"], registry=self.registry
+        )
+        self.errors = Counter(
+            "stt_errors_total", "Errors shown to clients.", ["code"], registry=self.registry
+        )
+        self.audio_seconds = Counter(
+            "stt_audio_seconds_total", "Audio received.", registry=self.registry
+        )
+        self.turns = Counter(
+            "stt_turns_total",
+            "Turns by the reason of their end.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.lag_seconds = Histogram(
+            "stt_lag_seconds",
+            "Audio received minus audio decoded, seen once a second per session.",
+            buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300),
+            registry=self.registry,
+        )
+        self.time_to_final_seconds = Histogram(
+            "stt_time_to_final_seconds",
+            "From the decision that a turn ended to its final on the wire.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5),
+            registry=self.registry,
+        )
+        self.vad_batch = Histogram(
+            "stt_vad_batch_windows",
+            "Windows in one VAD inference.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+            registry=self.registry,
+        )
+
+    def render(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self.registry)

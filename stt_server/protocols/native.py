@@ -1,0 +1,214 @@
+"""The native protocol, `docs/protocols/native.md`: JSON or binary audio in, segments out."""
+
+import binascii
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from stt_server.errors import (
+    FrameTooLarge,
+    InvalidConfig,
+    InvalidJson,
+    InvalidMessage,
+    UnsupportedChannels,
+    UnsupportedEncoding,
+    UnsupportedSampleRate,
+)
+from stt_server.events import (
+    Audio,
+    Backlog,
+    Configure,
+    Finished,
+    Flush,
+    Hypothesis,
+    SegmentEnded,
+    SpeechPaused,
+    SpeechStarted,
+    Stall,
+    StreamError,
+    StreamEvent,
+    TurnEnded,
+    seconds,
+)
+from stt_server.protocols.base import (
+    MAX_RATE,
+    MIN_RATE,
+    AudioFormat,
+    Authenticate,
+    ClientEvent,
+    Finish,
+    Message,
+    Packet,
+    Reply,
+)
+from stt_server.protocols.native_config import (
+    Abilities,
+    ConfigMessage,
+    Feature,
+    NativeConfig,
+    parse_encoding,
+    readable,
+)
+from stt_server.protocols.native_messages import (
+    AudioFrame,
+    ErrorResponse,
+    FinishedMessage,
+    FlushedMessage,
+    PongMessage,
+    ReadyMessage,
+    WarningMessage,
+    WireModel,
+)
+from stt_server.protocols.native_segments import SegmentWriter
+from stt_server.settings import SessionOptions
+
+_WHITESPACE = b" \t\r\n"
+
+
+class NativeCodec:
+    """One session's side of the native protocol. A `Codec`."""
+
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        defaults: SessionOptions,
+        abilities: Abilities,
+        max_audio_bytes: int,
+        query: Mapping[str, str],
+    ) -> None:
+        """Raises `InvalidConfig` if the URL's query has a wrong value."""
+        self._session_id = session_id
+        self._abilities = abilities
+        self._max_audio_bytes = max_audio_bytes
+        self._audio_seen = False
+        self._config = NativeConfig(defaults, AudioFormat())
+        self._writer = SegmentWriter()
+        given = ConfigMessage.from_query(query)
+        if given is not None:
+            self._config = self._config.merge(given, abilities, audio_seen=False)
+        # What clients asked for counts for output caused by audio that came after it.
+        self._applied = self._config
+        self._pending: deque[NativeConfig] = deque()
+
+    @property
+    def options(self) -> SessionOptions:
+        return self._config.options
+
+    def decode(self, message: Message) -> Sequence[ClientEvent]:
+        if isinstance(message, bytes):
+            self._check_size(message)
+            self._audio_seen = True
+            return [Packet(message, self._config.format, splits_samples=True)]
+        try:
+            value: object = from_json(message, allow_inf_nan=False)
+        except ValueError as error:
+            raise InvalidJson("message is not valid JSON") from error
+        if not isinstance(value, dict):
+            raise InvalidMessage("message is not a JSON object")
+        fields = cast("dict[str, object]", value)
+        match fields.get("type"):
+            case "ping":
+                return [Reply(_dump(PongMessage(id=fields.get("id"))))]
+            case "flush":
+                return [Flush()]
+            case "finish" | "close":
+                return [Finish()]
+            case "config":
+                return self._decode_config(message)
+            case kind if "samples" not in fields:
+                raise InvalidMessage(f"unknown message type {str(kind)[:32]!r} and no samples")
+            case _:
+                return [self._decode_audio(fields)]
+
+    def encode(self, event: StreamEvent) -> Sequence[Message]:
+        config = self._applied
+        match event:
+            case Hypothesis():
+                return [_dump(message) for message in self._writer.hypothesis(event, config)]
+            case SpeechStarted(opens_turn=True):
+                return [_dump(message) for message in self._writer.speech_started(event, config)]
+            case TurnEnded():
+                return [_dump(message) for message in self._writer.turn_ended(event, config)]
+            case SegmentEnded():
+                self._writer.segment_ended(event)
+                return []
+            case StreamError():
+                response = ErrorResponse(error=event.message, code=event.code)
+                if config.features:
+                    response = response.model_copy(update={"type": "error", "fatal": event.fatal})
+                return [_dump(response)]
+            case Backlog():
+                if Feature.EVENTS not in config.features:
+                    return []
+                return [_dump(WarningMessage(code="BACKLOG", seconds=round(event.seconds, 1)))]
+            case Flush():
+                return [_dump(FlushedMessage())]
+            case Configure():
+                return [self._apply_config()]
+            case Finished():
+                turns = self._writer.turns
+                return [_dump(FinishedMessage(audio_seconds=seconds(event.samples), turns=turns))]
+            case Audio() | SpeechStarted() | SpeechPaused() | Stall():
+                return []
+
+    def _check_size(self, data: bytes) -> None:
+        if len(data) > self._max_audio_bytes:
+            raise FrameTooLarge(
+                f"{len(data)} bytes of audio in one message, {self._max_audio_bytes} are allowed"
+            )
+
+    def _decode_audio(self, fields: Mapping[str, object]) -> Packet:
+        try:
+            frame = AudioFrame.model_validate(fields)
+        except ValidationError as error:
+            raise InvalidMessage(readable(error)) from error
+        data = _decode_base64(frame.samples)
+        self._check_size(data)
+        if frame.channels not in (1, 2):
+            raise UnsupportedChannels(f"{frame.channels} channels, 1 or 2 are supported")
+        if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
+            raise UnsupportedSampleRate(
+                f"{frame.sample_rate} Hz, {MIN_RATE} to {MAX_RATE} are supported"
+            )
+        try:
+            encoding = parse_encoding(frame.encoding)
+        except ValueError as error:
+            raise UnsupportedEncoding(str(error)) from error
+        self._audio_seen = True
+        return Packet(data, AudioFormat(frame.sample_rate, frame.channels, encoding))
+
+    def _decode_config(self, message: str) -> list[ClientEvent]:
+        try:
+            given = ConfigMessage.model_validate_json(message, strict=True)
+        except ValidationError as error:
+            raise InvalidConfig(readable(error)) from error
+        self._config = self._config.merge(given, self._abilities, audio_seen=self._audio_seen)
+        self._pending.append(self._config)
+        events: list[ClientEvent] = [Configure(self._config.options)]
+        if given.token is not None:
+            events.insert(0, Authenticate(given.token))
+        return events
+
+    def _apply_config(self) -> Message:
+        self._applied = self._pending.popleft()
+        description = self._applied.describe(self._abilities)
+        return _dump(ReadyMessage(session_id=self._session_id, config=description))
+
+
+def _dump(message: WireModel) -> str:
+    return message.model_dump_json(by_alias=True, exclude_none=True)
+
+
+def _decode_base64(text: str) -> bytes:
+    """Standard base64 with padding; only whitespace may stand between its characters."""
+    try:
+        raw = text.encode("ascii")
+        if any(space in raw for space in _WHITESPACE):
+            raw = raw.translate(None, _WHITESPACE)
+        return binascii.a2b_base64(raw, strict_mode=True)
+    except ValueError as error:
+        raise InvalidMessage("samples is not valid base64") from error

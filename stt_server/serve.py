@@ -1,0 +1,100 @@
+"""The server process: one listening socket, uvicorn around the app, and a polite way out."""
+
+import asyncio
+import logging
+import socket
+from types import FrameType
+
+import uvicorn
+
+from stt_server import __version__
+from stt_server.app import create_app
+from stt_server.engine.base import EngineUnavailable
+from stt_server.log import configure_logging
+from stt_server.service import Service, State
+from stt_server.settings import LogFormat, Settings
+from stt_server.transport import PatientWebSocketProtocol
+
+logger = logging.getLogger(__name__)
+
+
+class DrainingServer(uvicorn.Server):
+    """Finishes live turns after the first SIGTERM or SIGINT; a second one stops at once."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Uvicorn asks ten times a second whether to go on."""
+        if self._service.state is State.FAILED:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._draining is not None or self._loop is None:
+            self.force_exit = True
+            super().handle_exit(sig, frame)
+            return
+        self._draining = self._loop.create_task(self._drain())
+        # A signal handler runs between two instructions of whatever was running: wake the loop.
+        self._loop.call_soon_threadsafe(lambda: None)
+
+    async def _drain(self) -> None:
+        await self._service.drain()
+        self.should_exit = True
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal; returns the exit code."""
+    configure_logging(settings.log.level, as_json=settings.log.format is LogFormat.JSON)
+    host = settings.bind_host
+    try:
+        listener = _listen(host, settings.port)
+        app = create_app(settings)
+    except (OSError, EngineUnavailable) as error:
+        logger.error("server.cannot_start", extra={"why": str(error)})
+        return 1
+    port = listener.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    logger.info(
+        "server.listening",
+        extra={"url": f"ws://{shown}:{port}/ws/transcribe", "version": __version__},
+    )
+    service: Service = app.state.service
+    server = DrainingServer(_uvicorn_config(app, settings), service)
+    with listener:
+        server.run(sockets=[listener])
+    return 1 if service.failure is not None else 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2_048)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+
+
+def _uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
+    limits = settings.limits
+    return uvicorn.Config(
+        app,  # pyright: ignore[reportArgumentType]
+        ws=PatientWebSocketProtocol,
+        ws_max_size=limits.max_message_bytes,
+        ws_ping_interval=limits.ping_interval_s,
+        ws_ping_timeout=limits.ping_timeout_s,
+        # Audio does not compress; trying costs both ends more than it saves.
+        ws_per_message_deflate=False,
+        access_log=False,
+        log_config=None,
+        lifespan="on",
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )

@@ -1,0 +1,165 @@
+"""What the sessions of one app share: models, capacity, metrics, and the server's life."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+from stt_server.admission import Admission
+from stt_server.auth import Authenticator
+from stt_server.engine.base import StreamingEngine
+from stt_server.engine.silero import SileroModel, VoiceDetector
+from stt_server.errors import ServerShutdown
+from stt_server.events import StreamEvent
+from stt_server.metrics import Metrics
+from stt_server.pipeline import Pipeline, Progress
+from stt_server.protocols.base import Codec, Message
+from stt_server.session import Session, SessionParts, Transport
+from stt_server.settings import EngineName, Settings
+from stt_server.stages.asr import StreamingAsrStage
+from stt_server.stages.sink import SinkStage
+from stt_server.stages.vad import VadStage
+
+logger = logging.getLogger(__name__)
+
+CHECK_EVERY_S = 30.0
+"""How long a successful recognition counts as recent for `/ready`."""
+CHECK_TIMEOUT_S = 10.0
+MAX_WITHOUT_KEY = 64
+"""Connections at once that have yet to send their key in a message."""
+
+
+class State(StrEnum):
+    """Where the service is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "shutting down"
+    FAILED = "failed"
+
+
+class Service:
+    """Everything the sessions of one app share."""
+
+    def __init__(self, settings: Settings, engine: StreamingEngine) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.metrics = Metrics()
+        self.authenticator = Authenticator(settings.auth)
+        capacity = engine.info.capacity
+        self.admission = Admission(min(capacity, settings.limits.max_sessions or capacity))
+        self.without_key = Admission(MAX_WITHOUT_KEY)
+        self.state = State.LOADING
+        self.failure: Exception | None = None
+        self._detector: VoiceDetector | None = None
+        self._sessions: dict[Session, asyncio.Task[None]] = {}
+        self._checked_at = float("-inf")
+        self._check_lock = asyncio.Lock()
+
+    async def load(self) -> None:
+        """Load the models and let sessions in; a failure is kept in `failure`."""
+        info, began = self.engine.info, time.monotonic()
+        logger.info("model.loading", extra={"model": info.name, "about": info.summary})
+        if self.settings.model is EngineName.AUTO:
+            logger.warning(
+                "model.fallback",
+                extra={"model": info.name, "why": "no other model is installed"},
+            )
+        try:
+            self._detector = VoiceDetector(await asyncio.to_thread(SileroModel), self.metrics)
+            await self.engine.start()
+        except Exception as error:
+            self.state, self.failure = State.FAILED, error
+            logger.error("model.failed", extra={"model": info.name, "error": str(error)})
+            raise
+        self._checked_at = time.monotonic()
+        if self.state is State.LOADING:
+            self.state = State.READY
+        logger.info(
+            "model.ready",
+            extra={
+                "model": info.name,
+                "max_sessions": self.admission.capacity,
+                "load_s": round(time.monotonic() - began, 2),
+            },
+        )
+
+    async def not_ready_reason(self) -> str | None:
+        """Why sessions cannot be served now; None when they can."""
+        if self.state is not State.READY:
+            return self.state.value
+        async with self._check_lock:
+            if time.monotonic() - self._checked_at < CHECK_EVERY_S:
+                return None
+            try:
+                async with asyncio.timeout(CHECK_TIMEOUT_S):
+                    await self.engine.check()
+            except Exception:  # any failure of the engine means: not ready
+                logger.exception("model.check_failed", extra={"model": self.engine.info.name})
+                return "the model does not answer"
+            self._checked_at = time.monotonic()
+            return None
+
+    async def drain(self) -> None:
+        """Admit nobody, let live turns end up to a deadline, then close every session."""
+        self.state = State.DRAINING
+        self.admission.is_open = self.without_key.is_open = False
+        error = ServerShutdown("the server is shutting down")
+        logger.info("server.draining", extra={"sessions": len(self._sessions)})
+        for session in list(self._sessions):
+            session.drain(error)
+        await self._wait_for_sessions(self.settings.limits.drain_s)
+        for session in list(self._sessions):
+            session.end(error)
+        await self._wait_for_sessions(self.settings.limits.drain_s / 2)
+        for task in self._sessions.values():
+            task.cancel()
+
+    async def close(self) -> None:
+        """Free the models."""
+        if self._detector is not None:
+            self._detector.close()
+        await self.engine.stop()
+
+    async def serve(
+        self, transport: Transport, codec: Codec, authenticate: Callable[[str], bool] | None
+    ) -> None:
+        """Run one native session from accept to close."""
+        progress = Progress()
+        parts = SessionParts(codec, self._pipeline(codec, progress), progress, authenticate)
+        session = Session(
+            parts,
+            transport,
+            limits=self.settings.limits,
+            metrics=self.metrics,
+            clock=time.monotonic,
+        )
+        task = asyncio.current_task()
+        assert task is not None
+        self._sessions[session] = task
+        if self.state is State.DRAINING:
+            session.drain(ServerShutdown("the server is shutting down"))
+        try:
+            with self.metrics.sessions.labels("native").track_inprogress():
+                await session.run()
+        finally:
+            del self._sessions[session]
+
+    def _pipeline(self, codec: Codec, progress: Progress) -> Pipeline[StreamEvent, Message]:
+        assert self._detector is not None
+        options, clock = codec.options, time.monotonic
+        return (
+            VadStage(self._detector.open(), options.endpointing, progress)
+            + StreamingAsrStage(self.engine.open, options, progress, clock=clock)
+            + SinkStage(
+                codec,
+                self.metrics,
+                clock=clock,
+                log_transcripts=self.settings.log.transcripts,
+            )
+        )
+
+    async def _wait_for_sessions(self, timeout_s: float) -> None:
+        if self._sessions:
+            await asyncio.wait(self._sessions.values(), timeout=timeout_s)

@@ -1,0 +1,70 @@
+"""Where the web server and a session meet: WebSockets under uvicorn and Starlette."""
+
+import asyncio
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from stt_server.protocols.base import Message
+from stt_server.session import ClientGone
+
+ABORT_AFTER_S = 1.0
+"""How long a closed connection may take to empty its buffers."""
+
+
+class PatientWebSocketProtocol(WebSocketsSansIOProtocol):
+    """Uvicorn's WebSocket connection with a keepalive that knows about flow control.
+
+    While the server does not read, the peer's pong lies unread behind its audio: as long as
+    reading is paused, or anything has come since the ping, the peer is alive. And a peer that
+    reads nothing cannot hold its closed connection open.
+    """
+
+    _heard_at = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = self.loop.time()
+        super().data_received(data)
+
+    def keepalive_timeout(self) -> None:
+        assert self.ping_timeout is not None
+        if self.read_paused or self._heard_at > self.loop.time() - self.ping_timeout:
+            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+            return
+        super().keepalive_timeout()
+        self.loop.call_later(ABORT_AFTER_S, self.transport.abort)
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        if not self.disconnected:
+            self.loop.call_later(self.close_timeout + ABORT_AFTER_S, self.transport.abort)
+
+
+class WebSocketTransport:
+    """An accepted Starlette WebSocket as a session's `Transport`."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+
+    async def receive(self) -> Message | None:
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return None
+        text = message.get("text")
+        return text if text is not None else message["bytes"]
+
+    async def send(self, message: Message) -> None:
+        try:
+            if isinstance(message, str):
+                await self._socket.send_text(message)
+            else:
+                await self._socket.send_bytes(message)
+        except (WebSocketDisconnect, RuntimeError) as error:
+            # RuntimeError: the keepalive has closed the connection under us.
+            raise ClientGone from error
+
+    async def close(self, code: int, reason: str) -> None:
+        try:
+            await self._socket.close(code, reason)
+        except (WebSocketDisconnect, RuntimeError) as error:
+            raise ClientGone from error

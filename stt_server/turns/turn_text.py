@@ -1,0 +1,77 @@
+"""The text of the open turn, from what the engine hears."""
+
+from stt_server.events import Hypothesis, Transcript, Word
+
+
+class TurnText:
+    """Numbers turns and keeps the promises about their text. Pure.
+
+    Interims differ from the one before; the stable part never shrinks; words found before the
+    engine failed stay in front of what it hears afterwards.
+    """
+
+    def __init__(self) -> None:
+        self._turn = -1
+        self._start = 0
+        self._kept: tuple[Word, ...] = ()
+        self._last = Transcript()
+        self._stable = 0
+        self._sent = ""
+
+    def open(self, start: int) -> None:
+        """A turn begins at sample `start`."""
+        self._turn += 1
+        self._start = start
+        self._kept, self._last, self._stable, self._sent = (), Transcript(), 0, ""
+
+    def hear(self, transcript: Transcript, *, at: int) -> Hypothesis | None:
+        """An interim if the text is new, given audio up to sample `at`."""
+        self._last = transcript
+        self._stable = max(self._stable, len(self._kept) + transcript.stable)
+        words = self._kept + transcript.words
+        text = _spell(words)
+        if text == self._sent or not text:
+            return None
+        self._sent = text
+        stable = _spell(words[: self._stable])
+        return Hypothesis(
+            turn=self._turn,
+            stable=stable,
+            unstable=text[len(stable) :],
+            words=words,
+            start=self._start,
+            end=max(at, self._start),
+            language=transcript.language,
+        )
+
+    def engine_failed(self) -> None:
+        """The engine forgot the turn: keep the words found so far; it starts afresh."""
+        self._kept += self._last.words
+        self._stable = len(self._kept)
+        self._last = Transcript()
+
+    def close(self, transcript: Transcript, *, at: int) -> Hypothesis:
+        """The final; speech ended at sample `at`."""
+        words = self._kept + transcript.words
+        return Hypothesis(
+            turn=self._turn,
+            stable=_spell(words),
+            unstable="",
+            words=words,
+            start=self._start,
+            end=max(at, self._start),
+            is_final=True,
+            confidence=transcript.confidence
+            if transcript.confidence is not None
+            else _mean_confidence(words),
+            language=transcript.language,
+        )
+
+
+def _spell(words: tuple[Word, ...]) -> str:
+    return " ".join(word.text for word in words)
+
+
+def _mean_confidence(words: tuple[Word, ...]) -> float | None:
+    scores = [word.confidence for word in words if word.confidence is not None]
+    return sum(scores) / len(scores) if scores else None
