@@ -1,0 +1,68 @@
+# Each target installs what it needs into .venv by itself.
+#   make demo    talk to the server with a bundled clip      make serve   start the server
+#   make test    all tests, Rust and Python                  make check   format, lint, types, imports
+#   make bench   benchmarks, tables into docs/benchmarks.md  make docs    regenerate the settings table
+
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+BIN := .venv/bin
+UV := $(BIN)/uv
+# silero-vad asks for torch, of which only its ONNX file is used: see docs/decisions.md.
+INSTALL := VIRTUAL_ENV=.venv $(UV) pip install --quiet --overrides requirements/no-torch.txt
+
+.PHONY: demo serve test check format bench docs clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.run
+	@$(BIN)/python -m stt_server.scripts.demo tests/audio/demo.flac
+
+serve: .venv/.run
+	@$(BIN)/stt-server $(ARGS)
+
+test: .venv/.dev
+	cd strops-rs && cargo test --quiet
+	$(BIN)/pytest -q
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+	cd strops-rs && cargo fmt --check && cargo clippy --quiet --all-targets -- -D warnings
+	$(BIN)/python docs/settings_table.py --check
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	cd strops-rs && cargo fmt
+
+bench: .venv/.dev
+	$(BIN)/python benchmarks/merge.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/pipeline.py --write docs/benchmarks.md
+
+docs: .venv/.dev
+	$(BIN)/python docs/settings_table.py
+
+clean:
+	rm -rf .venv strops-rs/target
+
+.venv/.uv:
+	@test -n "$(PYTHON)" || { echo "Python is missing: install Python 3.11 or newer." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is too old: install Python 3.11 or newer, or run make PYTHON=/path/to/it." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+		{ echo "Could not make a virtual environment: on Debian and Ubuntu run apt install python3-venv." >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+.venv/.run: .venv/.uv pyproject.toml requirements/no-torch.txt
+	@echo "Installing stt-server into .venv ..."
+	@$(INSTALL) --editable .
+	@touch $@
+
+.venv/.dev: .venv/.run strops-rs/Cargo.toml strops-rs/pyproject.toml $(wildcard strops-rs/src/*.rs strops-rs/python/strops/*)
+	@command -v cargo >/dev/null || \
+		{ echo "The Rust toolchain is missing: install it from https://rustup.rs, then try again." >&2; exit 1; }
+	@command -v cc >/dev/null || \
+		{ echo "A C linker is missing: on Debian and Ubuntu run apt install gcc libc6-dev." >&2; exit 1; }
+	@$(INSTALL) --group dev --reinstall-package strops ./strops-rs
+	@touch $@
