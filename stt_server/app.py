@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket
 
 from stt_server import __version__
 from stt_server.auth import presents_key, select_subprotocol
-from stt_server.engine.base import StreamingEngine
+from stt_server.engine.base import SegmentEngine, StreamingEngine
 from stt_server.engine.select import make_engine
 from stt_server.errors import BadQuery, InvalidConfig, Overloaded
 from stt_server.log import session_id
@@ -140,7 +140,9 @@ class Endpoints:
         return auth.required and auth.allows_request(request.headers, request.query_params)
 
 
-def create_app(settings: Settings, *, engine: StreamingEngine | None = None) -> Starlette:
+def create_app(
+    settings: Settings, *, engine: StreamingEngine | SegmentEngine | None = None
+) -> Starlette:
     """A complete server as an ASGI app; `app.state.service` is its `Service`.
 
     Args:

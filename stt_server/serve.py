@@ -1,6 +1,7 @@
 """The server process: one listening socket, uvicorn around the app, and a polite way out."""
 
 import asyncio
+import gc
 import logging
 import socket
 from types import FrameType
@@ -69,6 +70,8 @@ def serve(settings: Settings) -> int:
     )
     service: Service = app.state.service
     server = DrainingServer(_uvicorn_config(app, settings), service)
+    # What was loaded until here stays: the collector need not look at it again.
+    gc.freeze()
     with listener:
         server.run(sockets=[listener])
     return 1 if service.failure is not None else 0

@@ -8,15 +8,15 @@ from enum import StrEnum
 
 from stt_server.admission import Admission
 from stt_server.auth import Authenticator
-from stt_server.engine.base import StreamingEngine
+from stt_server.engine.base import SegmentEngine, StreamingEngine
 from stt_server.engine.silero import SileroModel, VoiceDetector
 from stt_server.errors import ServerShutdown
 from stt_server.events import StreamEvent
 from stt_server.metrics import Metrics
-from stt_server.pipeline import Pipeline, Progress
+from stt_server.pipeline import Pipeline, Progress, Stage
 from stt_server.protocols.base import Codec, Message
 from stt_server.session import Session, SessionParts, Transport
-from stt_server.settings import EngineName, Settings
+from stt_server.settings import EngineName, SessionOptions, Settings
 from stt_server.stages.asr import StreamingAsrStage
 from stt_server.stages.sink import SinkStage
 from stt_server.stages.vad import VadStage
@@ -42,7 +42,7 @@ class State(StrEnum):
 class Service:
     """Everything the sessions of one app share."""
 
-    def __init__(self, settings: Settings, engine: StreamingEngine) -> None:
+    def __init__(self, settings: Settings, engine: StreamingEngine | SegmentEngine) -> None:
         self.settings = settings
         self.engine = engine
         self.metrics = Metrics()
@@ -148,17 +148,25 @@ class Service:
 
     def _pipeline(self, codec: Codec, progress: Progress) -> Pipeline[StreamEvent, Message]:
         assert self._detector is not None
-        options, clock = codec.options, time.monotonic
-        return (
-            VadStage(self._detector.open(), options.endpointing, progress)
-            + StreamingAsrStage(self.engine.open, options, progress, clock=clock)
-            + SinkStage(
-                codec,
-                self.metrics,
-                clock=clock,
-                log_transcripts=self.settings.log.transcripts,
-            )
+        sink = SinkStage(
+            codec,
+            self.metrics,
+            clock=time.monotonic,
+            log_transcripts=self.settings.log.transcripts,
         )
+        vad = VadStage(self._detector.open(), codec.options.endpointing, progress)
+        return vad + self._asr_stage(codec.options, progress) + sink
+
+    def _asr_stage(
+        self, options: SessionOptions, progress: Progress
+    ) -> Stage[StreamEvent, StreamEvent]:
+        engine, clock = self.engine, time.monotonic
+        if isinstance(engine, SegmentEngine):
+            # Needs strops, which servers with a streaming engine do without.
+            from stt_server.stages.segment_asr import SegmentAsrStage
+
+            return SegmentAsrStage(engine, options, progress, clock=clock)
+        return StreamingAsrStage(engine.open, options, progress, clock=clock)
 
     async def _wait_for_sessions(self, timeout_s: float) -> None:
         if self._sessions:

@@ -8,20 +8,20 @@ pub const MAX_WEIGHT: i64 = 1_000_000;
 /// What an alignment earns and pays. Every weight is in `1..=MAX_WEIGHT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scoring {
-    match_reward: i64,
-    mismatch_penalty: i64,
-    gap_penalty: i64,
+    pub(crate) match_reward: i64,
+    pub(crate) mismatch_penalty: i64,
+    pub(crate) gap_penalty: i64,
 }
 
 impl Scoring {
-    /// The defaults: an equal pair earns 2, a differing pair or a skipped word costs 1.
-    pub const DEFAULT: Self = Self {
-        match_reward: 2,
-        mismatch_penalty: 1,
-        gap_penalty: 1,
-    };
+    /// An equal pair earns 10, a differing pair costs 9, a skipped word 10.
+    ///
+    /// So an overlap needs about as many equal words as differing ones, and more than skipped
+    /// ones. A lone equal word makes one at the seam or beside a single garbled word, not farther
+    /// from the seam. Chosen by the word errors that `benchmarks/merge.py` counts.
+    pub const DEFAULT: Self = Self { match_reward: 10, mismatch_penalty: 9, gap_penalty: 10 };
 
-    /// Checks that every weight is in `1..=MAX_WEIGHT`.
+    /// Refuses a weight outside `1..=MAX_WEIGHT`.
     pub fn new(
         match_reward: i64,
         mismatch_penalty: i64,
@@ -36,11 +36,7 @@ impl Scoring {
                 return Err(ScoringError { name });
             }
         }
-        Ok(Self {
-            match_reward,
-            mismatch_penalty,
-            gap_penalty,
-        })
+        Ok(Self { match_reward, mismatch_penalty, gap_penalty })
     }
 }
 
@@ -74,7 +70,6 @@ pub struct Pair {
 }
 
 /// The best alignment of `prev[prev_start..]` with `new[..new_end]`.
-#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Alignment {
     pub(crate) prev_start: usize,
     pub(crate) new_end: usize,
@@ -92,9 +87,8 @@ enum Step {
 
 /// Aligns a suffix of `prev` with a prefix of `new`; `None` if no alignment scores above zero.
 ///
-/// The start of `prev` and the end of `new` are free. Between equal scores the shortest prefix of
-/// `new` wins, then, read from the end, a pair before a skipped word of `prev` before a skipped
-/// word of `new`. Takes O(n·m) time and O(n·m) bytes; callers bound both sides.
+/// Ties are broken as [`align_overlap`](crate::align_overlap) says. Takes O(n·m) time and O(n·m)
+/// bytes; callers bound both sides.
 pub(crate) fn align<T: PartialEq>(prev: &[T], new: &[T], scoring: Scoring) -> Option<Alignment> {
     let (last_row, steps) = fill(prev, new, scoring);
     let (mut new_end, mut score) = (0, 0);
@@ -122,47 +116,32 @@ pub(crate) fn align<T: PartialEq>(prev: &[T], new: &[T], scoring: Scoring) -> Op
         }
     }
     matches.reverse();
-    Some(Alignment {
-        prev_start: i,
-        new_end,
-        matches,
-        score,
-    })
+    Some(Alignment { prev_start: i, new_end, matches, score })
 }
 
 /// The scores of all of `prev` against each prefix of `new`, and the best step into every cell.
 fn fill<T: PartialEq>(prev: &[T], new: &[T], scoring: Scoring) -> (Vec<i64>, Vec<Step>) {
-    let Scoring {
-        match_reward,
-        mismatch_penalty,
-        gap_penalty,
-    } = scoring;
-    let mut steps = Vec::with_capacity(prev.len() * new.len());
+    let Scoring { match_reward, mismatch_penalty, gap_penalty } = scoring;
+    let mut steps = vec![Step::Pair; prev.len() * new.len()];
     let mut row: Vec<i64> = (0..=new.len() as i64).map(|j| -gap_penalty * j).collect();
-    for old in prev {
+    for (old, steps) in prev.iter().zip(steps.chunks_exact_mut(new.len().max(1))) {
         // Column 0 stays 0 in every row: an alignment may start after any word of `prev`.
         let (mut diagonal, mut left) = (0, 0);
-        for (fresh, cell) in new.iter().zip(&mut row[1..]) {
-            let pair = if old == fresh {
-                diagonal + match_reward
-            } else {
-                diagonal - mismatch_penalty
-            };
+        for ((fresh, cell), step) in new.iter().zip(&mut row[1..]).zip(steps) {
+            let pair =
+                if old == fresh { diagonal + match_reward } else { diagonal - mismatch_penalty };
             let skip_prev = *cell - gap_penalty;
             let skip_new = left - gap_penalty;
             diagonal = *cell;
-            let step = if pair >= skip_prev.max(skip_new) {
-                *cell = pair;
+            left = pair.max(skip_prev).max(skip_new);
+            *cell = left;
+            *step = if pair == left {
                 Step::Pair
-            } else if skip_prev >= skip_new {
-                *cell = skip_prev;
+            } else if skip_prev == left {
                 Step::SkipPrev
             } else {
-                *cell = skip_new;
                 Step::SkipNew
             };
-            left = *cell;
-            steps.push(step);
         }
     }
     (row, steps)

@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use crate::align::{Alignment, Pair, Scoring, align};
 
-/// Words at the end of the older sequence that take part in an alignment.
-pub const TAIL_WORDS: usize = 64;
+/// Words at the end of the older sequence that take part in an alignment: 8 s of fast speech at 6
+/// words per second.
+pub const TAIL_WORDS: usize = 48;
 
 /// Words at the start of the newer sequence that take part in an alignment.
-pub const HEAD_WORDS: usize = 64;
+pub const HEAD_WORDS: usize = 48;
 
 /// What two sequences have in common: a suffix of the older and a prefix of the newer one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -25,20 +26,24 @@ pub struct Overlap {
     pub score: i64,
 }
 
-/// Finds the overlap of the end of `prev` with the start of `new`, or `None` without evidence.
+/// Finds the suffix of `prev` that a prefix of `new` repeats; `None` if no alignment of the two
+/// scores above zero.
+///
+/// Words that differ, were dropped or were inserted cost a penalty each, wherever they stand; the
+/// rest of `prev` and of `new` is free. A phrase that is repeated at the seam counts as overlap as
+/// far as it matches. Between equal scores the shortest prefix of `new` wins, which drops the
+/// fewest words; then, read from the end, a pair before a skipped word of `prev` before a skipped
+/// word of `new`.
 ///
 /// Only the last [`TAIL_WORDS`] of `prev` and the first [`HEAD_WORDS`] of `new` are read, so the
-/// cost does not grow with either: at most 4096 comparisons and 4096 bytes. Indices count from
-/// the start of `prev` and `new`.
+/// cost does not grow with either: at most 2304 comparisons and 2304 bytes of steps. Indices
+/// count from the start of `prev` and of `new`.
 pub fn align_overlap<T: PartialEq>(prev: &[T], new: &[T], scoring: Scoring) -> Option<Overlap> {
     let skipped = prev.len().saturating_sub(TAIL_WORDS);
     let tail = &prev[skipped..];
     let head = &new[..new.len().min(HEAD_WORDS)];
     let alignment = align(tail, head, scoring)?;
-    let in_prev = |pair: Pair| Pair {
-        prev: pair.prev + skipped,
-        ..pair
-    };
+    let in_prev = |pair: Pair| Pair { prev: pair.prev + skipped, ..pair };
     Some(Overlap {
         prev: alignment.prev_start + skipped..prev.len(),
         new: 0..alignment.new_end,
@@ -68,15 +73,8 @@ pub fn merge_by_overlap<T: PartialEq + Clone>(prev: &[T], new: &[T]) -> Vec<T> {
 /// wins: it keeps more of what may have been published.
 fn cut(alignment: &Alignment, prev_len: usize) -> Option<Pair> {
     let around = |&pair: &Pair| {
-        let after = Pair {
-            prev: pair.prev + 1,
-            new: pair.new + 1,
-        };
+        let after = Pair { prev: pair.prev + 1, new: pair.new + 1 };
         [pair, after]
     };
-    alignment
-        .matches
-        .iter()
-        .flat_map(around)
-        .max_by_key(|cut| cut.new.min(prev_len - cut.prev))
+    alignment.matches.iter().flat_map(around).max_by_key(|cut| cut.new.min(prev_len - cut.prev))
 }

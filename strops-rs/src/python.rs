@@ -83,11 +83,11 @@ impl From<ScoringError> for PyErr {
         prev,
         new,
         *,
-        match_reward = Weight(2),
-        mismatch_penalty = Weight(1),
-        gap_penalty = Weight(1),
+        match_reward = Weight(Scoring::DEFAULT.match_reward),
+        mismatch_penalty = Weight(Scoring::DEFAULT.mismatch_penalty),
+        gap_penalty = Weight(Scoring::DEFAULT.gap_penalty),
     ),
-    text_signature = "(prev, new, *, match_reward=2, mismatch_penalty=1, gap_penalty=1)"
+    text_signature = "(prev, new, *, match_reward=10, mismatch_penalty=9, gap_penalty=10)"
 )]
 fn align_overlap(
     prev: &Bound<'_, PyList>,

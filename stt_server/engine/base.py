@@ -7,7 +7,7 @@ neither may block the event loop: work runs in the engine's own threads or proce
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from stt_server.events import Audio, Transcript
 
@@ -96,6 +96,7 @@ class StreamingEngine(Engine, Protocol):
         ...
 
 
+@runtime_checkable
 class SegmentEngine(Engine, Protocol):
     """Transcribes one finished piece of audio at a time; may batch across callers."""
 

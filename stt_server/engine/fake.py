@@ -106,3 +106,38 @@ class _ScriptedStream:
             )
             for index in range(self._word_count())
         )
+
+
+class ScriptedSegmentEngine:
+    """Hears the word `sN` in second N of the stream. A `SegmentEngine` for tests."""
+
+    def __init__(
+        self, *, max_segment_s: int = 40, failing_calls: frozenset[int] = frozenset()
+    ) -> None:
+        self.max_segment_samples = max_segment_s * SAMPLE_RATE
+        self.heard: list[tuple[int, int]] = []
+        """Start and end second of each call."""
+        self._failing_calls = failing_calls
+        self.info = EngineInfo(
+            name="scripted", summary="Recognises nothing: for tests.", capacity=4_096
+        )
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def check(self) -> None:
+        """Always well."""
+
+    async def stop(self) -> None:
+        """Nothing to free."""
+
+    async def transcribe(self, audio: Audio, options: StreamOptions) -> Transcript:
+        first, last = audio.start // SAMPLE_RATE, audio.end // SAMPLE_RATE
+        self.heard.append((first, last))
+        if len(self.heard) - 1 in self._failing_calls:
+            raise TranscriptionError("the script says that this call fails")
+        words = tuple(
+            Word(f"s{second}", second * SAMPLE_RATE, (second + 1) * SAMPLE_RATE)
+            for second in range(first, last)
+        )
+        return Transcript(words, stable=len(words))

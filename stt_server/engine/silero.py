@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 CONTEXT_SAMPLES = 64
 """The model sees the end of the window before, too."""
+TICK_S = 0.008
+"""Least time between two batches of live audio."""
+BURST_WINDOWS = 8
+"""So many windows at once, 0.26 s, are no live packet."""
 
 
 def _model_path() -> Path:
@@ -119,6 +123,7 @@ class VoiceDetector:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vad")
         self._waiting: deque[_Request] = deque()
         self._ticker: asyncio.Task[None] | None = None
+        self._ticked_at = float("-inf")
 
     def open(self) -> VadStream:
         return VadStream(self)
@@ -143,13 +148,24 @@ class VoiceDetector:
         loop = asyncio.get_running_loop()
         try:
             while self._waiting:
-                # Let every session that is ready in this turn of the loop join the batch.
-                await asyncio.sleep(0)
+                await self._wait_for_company(loop)
                 requests = [request for request in self._waiting if not request.done.done()]
                 self._waiting.clear()
+                self._ticked_at = loop.time()
                 await self._tick(loop, requests)
         finally:
             self._ticker = None
+
+    async def _wait_for_company(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let other sessions join the batch: a window in company costs half of one alone.
+
+        Not when audio comes faster than live: then throughput counts, and the batch is long.
+        """
+        await asyncio.sleep(0)
+        wait_s = self._ticked_at + TICK_S - loop.time()
+        is_burst = any(len(request.windows) >= BURST_WINDOWS for request in self._waiting)
+        if wait_s > 0 and not is_burst:
+            await asyncio.sleep(wait_s)
 
     async def _tick(self, loop: asyncio.AbstractEventLoop, requests: list[_Request]) -> None:
         try:
