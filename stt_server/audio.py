@@ -99,6 +99,8 @@ class Ingress:
         return resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
 
     def _convert(self, data: bytes, audio_format: AudioFormat) -> Iterator[Samples]:
+        if not data:
+            return
         if self._format is None or audio_format.sample_rate != self._format.sample_rate:
             tail = self.finish()
             if len(tail):

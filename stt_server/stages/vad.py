@@ -39,7 +39,9 @@ class VadStage(Stage[StreamEvent, StreamEvent]):
         async for event in inputs:
             for out in await self._react(event):
                 yield out
-        for out in self._splitter.finish():
+        rest = self._splitter.finish()
+        self._note_progress()
+        for out in rest:
             yield out
 
     async def _react(self, event: StreamEvent) -> list[StreamEvent]:
@@ -58,6 +60,9 @@ class VadStage(Stage[StreamEvent, StreamEvent]):
                 out.append(event)
             case _:
                 out.append(event)
+        self._note_progress()
+        return out
+
+    def _note_progress(self) -> None:
         self._progress.held = self._splitter.held_samples
         self._progress.turn_open = self._splitter.turn_open
-        return out

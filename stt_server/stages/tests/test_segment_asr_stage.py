@@ -53,7 +53,11 @@ def texts(events: list[StreamEvent]) -> list[tuple[str, bool]]:
 async def test_segments_grow_the_interim_and_the_final_is_one_recognition() -> None:
     engine = ScriptedSegmentEngine()
     events = turn(
-        speech(0, 2), SegmentEnded(at=2 * SECOND), speech(2, 4), SegmentEnded(at=4 * SECOND), end_s=4
+        speech(0, 2),
+        SegmentEnded(at=2 * SECOND),
+        speech(2, 4),
+        SegmentEnded(at=4 * SECOND),
+        end_s=4,
     )
     out = await run(engine, events)
     assert texts(out) == [("s0 s1", False), ("s0 s1 s2 s3", False), ("s0 s1 s2 s3", True)]
@@ -71,7 +75,11 @@ async def test_a_turn_longer_than_the_window_is_stitched() -> None:
 async def test_a_failed_segment_is_told_and_nothing_is_lost() -> None:
     engine = ScriptedSegmentEngine(failing_calls=frozenset({0, 2}))
     events = turn(
-        speech(0, 2), SegmentEnded(at=2 * SECOND), speech(2, 4), SegmentEnded(at=4 * SECOND), end_s=4
+        speech(0, 2),
+        SegmentEnded(at=2 * SECOND),
+        speech(2, 4),
+        SegmentEnded(at=4 * SECOND),
+        end_s=4,
     )
     out = await run(engine, events)
     assert sum(isinstance(event, StreamError) for event in out) == 2

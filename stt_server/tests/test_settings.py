@@ -1,0 +1,166 @@
+"""Where settings come from and which one wins."""
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from stt_server.settings import DEFAULT_PORT, Device, EndpointingMode, EngineName, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine that runs the tests."""
+    for name in list(os.environ):  # noqa: TID251
+        if name.startswith("STT_"):
+            monkeypatch.delenv(name)
+
+
+def toml(folder: Path, text: str) -> Path:
+    file = folder / "settings.toml"
+    file.write_text(text)
+    return file
+
+
+def test_defaults_hold_without_any_source() -> None:
+    settings = load_settings({})
+
+    assert settings.port == DEFAULT_PORT
+    assert settings.endpointing.silence_ms == 1_500
+
+
+def test_flags_win_over_environment_over_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = toml(tmp_path, "port = 1\ndevice = 'cpu'\nhost = '10.0.0.1'\n")
+    monkeypatch.setenv("STT_PORT", "2")
+    monkeypatch.setenv("STT_DEVICE", "cuda")
+
+    settings = load_settings({"port": "3"}, file=file)
+
+    assert (settings.port, settings.device, settings.host) == (3, Device.CUDA, "10.0.0.1")
+
+
+def test_sources_are_joined_within_a_section(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = toml(tmp_path, "[endpointing]\nsilence_ms = 500\nstall_ms = 501\nonset = 0.7\n")
+    monkeypatch.setenv("STT_ENDPOINTING__SILENCE_MS", "600")
+    monkeypatch.setenv("STT_ENDPOINTING__STALL_MS", "601")
+
+    endpointing = load_settings({"endpointing": {"silence_ms": "700"}}, file=file).endpointing
+
+    assert (endpointing.silence_ms, endpointing.stall_ms, endpointing.onset) == (700, 601, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "path", "expected"),
+    [
+        ("STT_DEVICE", "cpu", "device", Device.CPU),
+        ("STT_PORT", "8080", "port", 8_080),
+        ("STT_HOST", "0.0.0.0", "host", "0.0.0.0"),
+        ("STT_MODEL", "scripted", "model", EngineName.SCRIPTED),
+        ("STT_ENDPOINTING__SILENCE_MS", "700", "endpointing.silence_ms", 700),
+        ("STT_ENDPOINTING__MODE", "none", "endpointing.mode", EndpointingMode.NONE),
+        ("STT_LIMITS__MAX_SESSIONS", "5", "limits.max_sessions", 5),
+        ("STT_LOG__TRANSCRIPTS", "true", "log.transcripts", True),
+        ("stt_port", "8080", "port", 8_080),
+    ],
+)
+def test_environment_variable_sets_a_field(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, path: str, expected: object
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    found: object = load_settings({})
+    for name in path.split("."):
+        found = getattr(found, name)
+    assert found == expected
+
+
+def test_api_keys_come_as_a_json_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STT_AUTH__API_KEYS", '["one", "two"]')
+
+    keys = load_settings({}).auth.api_keys
+
+    assert [key.get_secret_value() for key in keys] == ["one", "two"]
+
+
+def test_api_keys_are_not_shown() -> None:
+    assert "s3cret" not in repr(load_settings({"auth": {"api_keys": ["s3cret"]}}))
+
+
+@pytest.mark.parametrize("text", ["prot = 1", "[endpointing]\nsilence = 5", "[endpoint]\nx = 1"])
+def test_unknown_key_in_the_file_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        load_settings({}, file=toml(tmp_path, text))
+
+
+def test_unknown_key_in_a_section_of_the_environment_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STT_ENDPOINTING__SILENCE", "700")
+
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        load_settings({})
+
+
+def test_unknown_flag_is_an_error() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        load_settings({"prot": 1})
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"port": 65_536},
+        {"port": -1},
+        {"device": "tpu"},
+        {"endpointing": {"silence_ms": 99}},
+        {"endpointing": {"onset": 0.3, "offset": 0.5}},
+        {"limits": {"max_sessions": 0}},
+        {"log": {"level": "LOUD"}},
+        {"auth": {"api_keys": [""]}},
+    ],
+)
+def test_value_out_of_bounds_is_an_error(flags: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        load_settings(flags)
+
+
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no\.toml"):
+        load_settings({}, file=tmp_path / "no.toml")
+
+
+def test_file_that_is_not_toml_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(tomllib.TOMLDecodeError):
+        load_settings({}, file=toml(tmp_path, "port: 1"))
+
+
+def test_files_of_two_loads_do_not_mix(tmp_path: Path) -> None:
+    load_settings({}, file=toml(tmp_path, "port = 1"))
+
+    assert load_settings({}).port == DEFAULT_PORT
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_settings({}).port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("flags", "host"),
+    [
+        ({}, "127.0.0.1"),
+        ({"auth": {"api_keys": ["s3cret"]}}, "0.0.0.0"),
+        ({"host": "192.0.2.1"}, "192.0.2.1"),
+        ({"host": "::1", "auth": {"api_keys": ["s3cret"]}}, "::1"),
+    ],
+)
+def test_only_this_machine_may_connect_without_a_key_by_default(
+    flags: dict[str, object], host: str
+) -> None:
+    assert load_settings(flags).bind_host == host
