@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
@@ -128,7 +129,7 @@ class Client:
     ) -> None:
         await self.close()
 
-    async def send(self, audio: bytes | SampleArray) -> None:
+    async def send(self, audio: bytes | bytearray | memoryview | SampleArray) -> None:
         """Send audio of any length: an array of samples, or bytes in the session's format.
 
         Bytes may end in the middle of a sample; its rest is expected in the next call.
@@ -138,7 +139,8 @@ class Client:
             ConnectionLost, ServerSilent, ClientClosed: it cannot be sent.
         """
         audio_format = self._options.format
-        data = audio if isinstance(audio, bytes) else encode_samples(audio, audio_format)
+        is_array = isinstance(audio, np.ndarray)
+        data = encode_samples(audio, audio_format) if is_array else bytes(audio)
         async with self._sending:
             data = self._partial + data
             whole = len(data) - len(data) % audio_format.frame_bytes

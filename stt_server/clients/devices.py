@@ -2,16 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from stt_server.clients.errors import NoAudioDevice
-
-
-class DeviceLister(Protocol):
-    """What is used of the module `sounddevice`."""
-
-    def query_devices(self) -> Any: ...
-    def query_hostapis(self) -> Any: ...
+from stt_server.clients.portaudio import SoundDevice
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +23,7 @@ class InputDevice:
         return f"{mark} {self.index:>3}  {self.name}  ({self.channels} ch, {self.sample_rate:g} Hz)"
 
 
-def input_devices(sound: DeviceLister) -> list[InputDevice]:
+def input_devices(sound: SoundDevice) -> list[InputDevice]:
     """Every device that records; the system's default is marked."""
     hosts: Sequence[Mapping[str, Any]] = sound.query_hostapis()
     default = next((host["default_input_device"] for host in hosts), -1)

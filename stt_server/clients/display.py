@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stt_server.clients.levels import FLOOR_DB
-from stt_server.clients.lines import notice, printable, tail, turn_times
+from stt_server.clients.lines import printable, tail, turn_times
 from stt_server.clients.messages import ServerMessage
 from stt_server.protocols.native_messages import TranscriptionSegment
 
@@ -49,12 +49,13 @@ class LiveDisplay:
         self._live.stop()
 
     def message(self, message: ServerMessage, text: str) -> None:
-        if isinstance(message, TranscriptionSegment):
-            self._segment(message)
+        if not isinstance(message, TranscriptionSegment):
             return
-        note = notice(message)
-        if note is not None:
-            self.note(note)
+        self._interim = "" if message.is_final else printable(message.text)
+        self._live.refresh()
+        if message.is_final and message.text.strip():
+            times = (turn_times(message), "dim")
+            self._console.print(Text.assemble(("✓ ", "green"), printable(message.text), times))
 
     def sent(self, seconds: float, level_db: float | None = None) -> None:
         self._sent_s = seconds
@@ -63,18 +64,10 @@ class LiveDisplay:
 
     def finishing(self) -> None:
         self._finishing = True
+        self._live.refresh()
 
     def note(self, text: str) -> None:
         self._console.print(Text(f"! {printable(text)}", style="yellow"))
-
-    def _segment(self, segment: TranscriptionSegment) -> None:
-        if not segment.is_final:
-            self._interim = printable(segment.text)
-            return
-        self._interim = ""
-        if segment.text.strip():
-            times = (turn_times(segment), "dim")
-            self._console.print(Text.assemble(("✓ ", "green"), printable(segment.text), times))
 
     def _draw(self) -> Group:
         """Called by rich's own thread."""
@@ -86,7 +79,10 @@ class LiveDisplay:
         total = self._total_s or 1.0
         state = "sent, waiting for the last text" if self._finishing else "sent"
         row = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=total, completed=min(self._sent_s, total), width=30)
+        row.add_column()
+        row.add_column(no_wrap=True)
+        width = self._console.width // 4
+        bar = ProgressBar(total=total, completed=min(self._sent_s, total), width=width)
         row.add_row(bar, f"{self._sent_s:.1f} of {total:.1f} s {state}")
         return row
 

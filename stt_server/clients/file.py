@@ -29,6 +29,14 @@ class _Decoder(Protocol):
     def close(self) -> None: ...
 
 
+class _Sequential(soundfile.SoundFile):
+    """Never seeks. soundfile seeks after every read of a file that can; in an MP3 that loses the
+    bits which frames borrow from the ones before them, and blocks decode to silence."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 class AudioFile:
     """A sound file: WAV, FLAC, MP3, OGG and whatever else libsndfile decodes.
 
@@ -133,7 +141,7 @@ def _open(path: Path) -> _Decoder:
     if is_empty:
         raise UnreadableAudio(f"{path}: the file is empty")
     try:
-        return cast(_Decoder, soundfile.SoundFile(str(path)))
+        return cast(_Decoder, _Sequential(str(path)))
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         # TypeError: a name that ends in .raw makes soundfile ask for the format.
         raise UnreadableAudio(f"{path}: not a sound file that can be decoded") from error

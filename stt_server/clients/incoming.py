@@ -103,7 +103,7 @@ class Incoming:
                 text = self._inbox.get()
                 self._pulse()
                 yield text
-            if isinstance(self.end, ClientClosed):
+            if self.finished is not None or isinstance(self.end, ClientClosed):
                 return
             if self.end is not None:
                 raise self.end

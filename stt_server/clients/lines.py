@@ -4,11 +4,7 @@ from types import TracebackType
 from typing import Protocol, Self, TextIO
 
 from stt_server.clients.messages import ServerMessage
-from stt_server.protocols.native_messages import (
-    ErrorResponse,
-    TranscriptionSegment,
-    WarningMessage,
-)
+from stt_server.protocols.native_messages import TranscriptionSegment
 
 _INTERIM_TAIL = 100
 """Characters of an interim in a log: its end is what is new."""
@@ -91,20 +87,15 @@ class LogOutput(PlainOutput):
                     self._shown_words = words
                     self._write(self._output, f"… {tail(printable(message.text), _INTERIM_TAIL)}")
             case _:
-                note = notice(message)
-                if note is not None:
-                    self.note(note)
+                return
 
 
 class QuietOutput(PlainOutput):
     """The final texts and nothing else."""
 
     def message(self, message: ServerMessage, text: str) -> None:
-        if isinstance(message, TranscriptionSegment):
-            if message.is_final and message.text.strip():
-                self._write(self._output, printable(message.text))
-        elif isinstance(message, ErrorResponse):
-            self.note(f"{message.error} ({message.code})")
+        if isinstance(message, TranscriptionSegment) and message.is_final and message.text.strip():
+            self._write(self._output, printable(message.text))
 
 
 class JsonOutput(PlainOutput):
@@ -132,14 +123,3 @@ def turn_times(segment: TranscriptionSegment) -> str:
     if segment.start is None or segment.end is None:
         return ""
     return f"  ({segment.start:.2f}–{segment.end:.2f} s)"
-
-
-def notice(message: ServerMessage) -> str | None:
-    """What a person should know of a message that is no segment."""
-    match message:
-        case ErrorResponse():
-            return f"{message.error} ({message.code})"
-        case WarningMessage(code="BACKLOG"):
-            return f"the server is {message.seconds:.0f} s of audio behind"
-        case _:
-            return None

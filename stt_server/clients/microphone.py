@@ -1,58 +1,21 @@
-"""The microphone as a stream of packets. sounddevice is loaded when it is needed."""
+"""The microphone as a stream of packets."""
 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from importlib import import_module
+from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self
 
 from stt_server.clients.devices import InputDevice
 from stt_server.clients.errors import NoAudioDevice
+from stt_server.clients.portaudio import InputStream, SoundDevice
 from stt_server.events import SAMPLE_RATE
 from stt_server.protocols.base import MAX_RATE, AudioFormat
 
 _PACKET_S = 0.1
 _KEPT_PACKETS = 300
 """Half a minute: what a network may stall before audio is lost."""
-
-
-class InputStream(Protocol):
-    """What is used of `sounddevice.RawInputStream`."""
-
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def close(self) -> None: ...
-
-
-class SoundDevice(Protocol):
-    """What is used of the module `sounddevice`, which has no types of its own."""
-
-    PortAudioError: type[Exception]
-    RawInputStream: Callable[..., InputStream]
-
-    def query_devices(self) -> Any: ...
-    def query_hostapis(self) -> Any: ...
-    def check_input_settings(
-        self, *, device: int, channels: int, dtype: str, samplerate: int
-    ) -> None: ...
-
-
-def load_sounddevice() -> SoundDevice:
-    """The module.
-
-    Raises:
-        NoAudioDevice: it or the PortAudio library beneath it is missing.
-    """
-    try:
-        return cast(SoundDevice, import_module("sounddevice"))
-    except ImportError as error:
-        raise NoAudioDevice("recording needs the Python package sounddevice") from error
-    except OSError as error:
-        raise NoAudioDevice(
-            "the PortAudio library is missing; on Debian or Ubuntu: apt install libportaudio2"
-        ) from error
 
 
 class Microphone:
@@ -68,6 +31,7 @@ class Microphone:
         Raises:
             NoAudioDevice: it can record none.
         """
+        self.name = device.name
         self.format = _recordable(sound, device)
         self._sound = sound
         self._device = device

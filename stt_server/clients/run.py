@@ -21,8 +21,9 @@ from stt_server.clients.errors import (
 )
 from stt_server.clients.file import AudioFile, RealTime
 from stt_server.clients.lines import Display, JsonOutput, LogOutput, QuietOutput
-from stt_server.clients.microphone import Microphone, load_sounddevice
+from stt_server.clients.microphone import Microphone
 from stt_server.clients.options import ClientOptions, ClientSettings
+from stt_server.clients.portaudio import load_sounddevice
 from stt_server.clients.streaming import Streaming
 from stt_server.protocols.base import AudioFormat
 from stt_server.settings import EndpointingMode
@@ -79,7 +80,6 @@ def _run_microphone(arguments: argparse.Namespace) -> ExitCode:
     microphone = Microphone(sound, device)
     client = _client(arguments, microphone.format)
     with _display(arguments, total_s=None) as display:
-        display.note(f"recording from {device.name}; Ctrl-C stops")
         streaming = Streaming(client, display, save=arguments.save)
         asyncio.run(streaming.send_microphone(microphone))
     return ExitCode.FAILED if streaming.failed else ExitCode.OK

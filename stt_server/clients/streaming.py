@@ -1,27 +1,27 @@
 """Audio from a file or a microphone through a client, with its text to a display and to files."""
 
 import asyncio
-import signal
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from stt_server.clients.client import Client
 from stt_server.clients.errors import (
+    ClientError,
     ConnectionLost,
     NoAudioDevice,
     UnreadableAudio,
     UnreadableMessage,
 )
 from stt_server.clients.file import AudioFile, RealTime
+from stt_server.clients.interrupt import on_interrupt
 from stt_server.clients.levels import level_db
 from stt_server.clients.lines import Display
 from stt_server.clients.messages import parse_message
 from stt_server.clients.microphone import Microphone
 from stt_server.clients.transcript import Transcript
-from stt_server.protocols.native_messages import ErrorResponse
+from stt_server.protocols.native_messages import ErrorResponse, WarningMessage
 
 _Sender: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -45,6 +45,8 @@ class Streaming:
         self._client = client
         self._display = display
         self._save_paths = save
+        self._is_live = True
+        self._source_error: ClientError | None = None
 
     async def send_file(self, file: AudioFile, *, clock: RealTime | None) -> None:
         """Stream a file, without a clock as fast as it can be sent, and wait for its last text.
@@ -52,20 +54,8 @@ class Streaming:
         Raises:
             ClientError: what went wrong; text that came before it is shown and saved.
         """
-        damage: UnreadableAudio | None = None
-
-        async def send() -> None:
-            nonlocal damage
-            try:
-                await self._send_packets(file, clock)
-            except UnreadableAudio as error:
-                damage = error  # told after the text of what could be read
-            self._display.finishing()
-            await self._client.finish()
-
-        await self._run(send)
-        if damage is not None:
-            raise damage
+        self._is_live = clock is not None
+        await self._run(partial(self._send_file, file, clock))
 
     async def send_microphone(self, microphone: Microphone) -> None:
         """Stream a microphone until Ctrl-C, then wait a short time for the last text.
@@ -86,12 +76,22 @@ class Streaming:
                     self._save()
         except ExceptionGroup as group:
             raise _first(group) from None
+        if self._source_error is not None:
+            raise self._source_error  # only now: it must not keep the last text from being shown
 
     async def _send(self, send: _Sender) -> None:
         try:
             await send()
         except (ConnectionLost, UnreadableMessage):
             return  # `_show` meets the same end, after the messages that came before it
+
+    async def _send_file(self, file: AudioFile, clock: RealTime | None) -> None:
+        try:
+            await self._send_packets(file, clock)
+        except UnreadableAudio as error:
+            self._source_error = error
+        self._display.finishing()
+        await self._client.finish()
 
     async def _send_packets(self, file: AudioFile, clock: RealTime | None) -> None:
         second = file.format.sample_rate * file.format.frame_bytes
@@ -117,7 +117,8 @@ class Streaming:
 
         try:
             async with asyncio.timeout(None) as deadline, microphone:
-                with _on_interrupt(stop):
+                self._display.note(f"recording from {microphone.name}; Ctrl-C stops")
+                with on_interrupt(stop):
                     async for packet in microphone.packets():
                         await self._client.send(packet)
                         sent += len(packet)
@@ -130,15 +131,21 @@ class Streaming:
             self._display.note("the last text did not come in time")
             await self._client.close()
         if not interrupted:
-            raise NoAudioDevice("the microphone went away")
+            self._source_error = NoAudioDevice("the microphone went away")
 
     async def _show(self) -> None:
         async for text in self._client.texts():
             message = parse_message(text)
             self.transcript.add(message)
-            if isinstance(message, ErrorResponse):
-                self.failed = True
             self._display.message(message, text)
+            match message:
+                case ErrorResponse():
+                    self.failed = True
+                    self._display.note(f"{message.error} ({message.code})")
+                case WarningMessage(code="BACKLOG") if self._is_live:
+                    self._display.note(f"the server is {message.seconds:.0f} s of audio behind")
+                case _:
+                    pass
 
     def _save(self) -> None:
         for path in self._save_paths:
@@ -149,24 +156,9 @@ class Streaming:
                 self._display.note(f"cannot write {path}: {error.strerror or error}")
 
 
-@contextmanager
-def _on_interrupt(action: Callable[[], None]) -> Generator[None, None, None]:
-    """The first Ctrl-C calls `action` in the event loop, a second one interrupts as usual."""
-    loop = asyncio.get_running_loop()
-    usual = signal.getsignal(signal.SIGINT)
-
-    def interrupted(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, usual)
-        loop.call_soon_threadsafe(action)
-
-    signal.signal(signal.SIGINT, interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
-
-
 def _first(group: ExceptionGroup[Exception]) -> Exception:
     """The failure that came first; what followed is its consequence."""
-    errors: Sequence[Exception | ExceptionGroup[Exception]] = group.exceptions
-    return _first(errors[0]) if isinstance(errors[0], ExceptionGroup) else errors[0]
+    error = group.exceptions[0]
+    if isinstance(error, ExceptionGroup):
+        return _first(cast(ExceptionGroup[Exception], error))
+    return error
