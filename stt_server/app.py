@@ -77,11 +77,17 @@ class Endpoints:
             def authenticate(key: str) -> bool:
                 if not auth.accepts(key):
                     return False
-                places.enter_context(service.admission.place())
+                # The place among those without a key is free again.
+                with places.pop_all():
+                    places.enter_context(service.admission.place())
                 return True
 
             await socket.accept(subprotocol=select_subprotocol(offered))
             await self._serve_native(socket, None if allowed else authenticate)
+
+    async def unknown_socket(self, socket: WebSocket) -> None:
+        """No protocol lives at this address."""
+        await socket.send_denial_response(_error(404, "not_found", "no such address"))
 
     async def _serve_native(
         self, socket: WebSocket, authenticate: Callable[[str], bool] | None
@@ -170,6 +176,7 @@ def create_app(
             Route("/status", endpoints.status),
             Route("/metrics", endpoints.metrics),
             WebSocketRoute("/ws/transcribe", endpoints.native),
+            WebSocketRoute("/{path:path}", endpoints.unknown_socket),
         ],
         lifespan=lifespan,
     )

@@ -69,6 +69,11 @@ class Transport(Protocol):
 
     async def close(self, code: int, reason: str) -> None: ...
 
+    @property
+    def pinged_at(self) -> float:
+        """When the peer last showed life without a message, on the session's clock."""
+        ...
+
 
 class ClientGone(Exception):
     """The peer vanished: nobody is left to serve."""
@@ -178,13 +183,17 @@ class Session:
             if self._finishing:
                 continue
             try:
-                for event in self._codec.decode(message):
-                    await self._accept(event)
+                await self._take(message)
             except ChannelClosed:
                 continue  # the session began to end while this message waited for room
-            except SttError as error:
-                await self._refuse(error)
         raise ClientGone
+
+    async def _take(self, message: Message) -> None:
+        try:
+            for event in self._codec.decode(message):
+                await self._accept(event)
+        except SttError as error:
+            await self._refuse(error)
 
     async def _accept(self, event: ClientEvent) -> None:
         match event:
@@ -297,13 +306,17 @@ class Session:
 
     def _check_limits(self, now: float) -> None:
         limits = self._limits
-        if self._ending is not None and now - self._finishing_at > limits.drain_s:
+        # A client that waits for audio it has sent to be decoded is not idle.
+        last_sign = max(
+            self._last_message_at, self._transport.pinged_at, self._progress.done_at
+        )
+        if self._ending is not None and now - self._finishing_at > limits.drain_s / 2:
             raise self._ending
         if self._draining is not None and not self._progress.turn_open:
             self.end(self._draining)
         if self._authenticate is not None and now - self._opened_at > limits.handshake_s:
             raise Unauthorized("no API key came in time")
-        if limits.idle_timeout_s and now - self._last_message_at > limits.idle_timeout_s:
+        if limits.idle_timeout_s and now - last_sign > limits.idle_timeout_s:
             self.end(IdleTimeout(f"nothing received for {limits.idle_timeout_s:g} s"))
         if limits.max_session_s and now - self._opened_at > limits.max_session_s:
             self.end(SessionLimit(f"sessions end after {limits.max_session_s:g} s"))

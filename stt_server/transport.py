@@ -8,6 +8,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from stt_server.protocols.base import Message
 from stt_server.session import ClientGone
 
+EXTENSION = "stt_server"
+"""Where a connection shows itself in the ASGI scope."""
 ABORT_AFTER_S = 1.0
 """How long a closed connection may take to empty its buffers."""
 
@@ -21,6 +23,33 @@ class PatientWebSocketProtocol(WebSocketsSansIOProtocol):
     """
 
     _heard_at = 0.0
+    pinged_at = 0.0
+    """Loop time of the peer's last WebSocket ping."""
+
+    async def run_asgi(self) -> None:
+        self.scope.setdefault("extensions", {})[EXTENSION] = {"connection": self}
+        await super().run_asgi()
+
+    def handle_ping(self) -> None:
+        self.pinged_at = self.loop.time()
+        super().handle_ping()
+
+    def pause_writing(self) -> None:
+        # Pings are answered below the session: one that reads none of its pongs must not fill
+        # the memory with them.
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        message = await super().receive()
+        if not self.writable.is_set():
+            self.transport.pause_reading()
+        return message
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self.loop.time()
@@ -45,6 +74,12 @@ class WebSocketTransport:
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
+        extension = socket.scope.get("extensions", {}).get(EXTENSION, {})
+        self._connection: PatientWebSocketProtocol | None = extension.get("connection")
+
+    @property
+    def pinged_at(self) -> float:
+        return self._connection.pinged_at if self._connection is not None else 0.0
 
     async def receive(self) -> Message | None:
         message = await self._socket.receive()

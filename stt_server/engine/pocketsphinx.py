@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from stt_server.engine.base import EngineInfo, EngineUnavailable, StreamOptions, Transcript
+from stt_server.engine.base import EngineInfo, EngineUnavailable, StreamOptions
 from stt_server.engine.pocketsphinx_worker import AUDIO, END, RESET
 from stt_server.engine.worker_process import (
     LossCounter,
@@ -28,7 +28,7 @@ from stt_server.engine.worker_process import (
     WorkerProcess,
 )
 from stt_server.errors import Overloaded, TranscriptionError
-from stt_server.events import SAMPLE_RATE, Audio, Samples, Word
+from stt_server.events import SAMPLE_RATE, Audio, Samples, Transcript, Word
 from stt_server.settings import PocketsphinxSettings
 
 logger = logging.getLogger(__name__)
@@ -260,7 +260,7 @@ class PocketsphinxStream:
 
 
 def mean_confidence(words: tuple[Word, ...]) -> float | None:
-    """The words' mean confidence, each weighted by its length; None without words."""
+    """The words' mean posterior, each weighted by its length; None without words."""
     total = sum(word.end - word.start for word in words)
     if not total:
         return None

@@ -8,6 +8,8 @@ knows what the frames mean. Everything here runs on the event loop and nothing b
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 import struct
 import time
 from collections import deque
@@ -63,7 +65,9 @@ class WorkerProcess:
     def __init__(
         self, process: asyncio.subprocess.Process, on_exit: Callable[["WorkerProcess"], None]
     ) -> None:
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         self._process = process
         self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
         self._on_exit = on_exit
@@ -131,9 +135,13 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the process at once; `on_exit` follows when it is gone."""
+        if self._lost:
+            return
         self._lost = True
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        # Not Process.kill(): it polls first, and so takes the exit status from asyncio's watcher.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     async def wait_gone(self) -> None:
         """Return once the process has ended and its pipes are closed."""
@@ -272,7 +280,7 @@ class WorkerPool:
         try:
             worker = await self._launch()
         except (OSError, WorkerLost) as error:
-            logger.error("worker.start_failed", extra={"error": str(error)})  # noqa: TRY400
+            logger.error("worker.start_failed", extra={"error": str(error)})
             self._losses.add()
             self._starting -= 1
             self._refuse_unserved()

@@ -39,7 +39,7 @@ class TurnText:
             stable=stable,
             unstable=text[len(stable) :],
             words=words,
-            start=self._start,
+            start=self._span_start(words),
             end=max(at, self._start),
             language=transcript.language,
         )
@@ -58,7 +58,7 @@ class TurnText:
             stable=_spell(words),
             unstable="",
             words=words,
-            start=self._start,
+            start=self._span_start(words),
             end=max(at, self._start),
             is_final=True,
             confidence=transcript.confidence
@@ -66,6 +66,10 @@ class TurnText:
             else _mean_confidence(words),
             language=transcript.language,
         )
+
+    def _span_start(self, words: tuple[Word, ...]) -> int:
+        """A first word may begin in the pre-roll, before speech was certain."""
+        return min(self._start, words[0].start) if words else self._start
 
 
 def _spell(words: tuple[Word, ...]) -> str:

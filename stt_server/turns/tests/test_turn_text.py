@@ -75,9 +75,18 @@ def test_turn_spans_from_its_start_to_the_end_of_speech() -> None:
     text = TurnText()
     text.open(500)
 
-    final = text.close(heard("yes"), at=900)
+    final = text.close(Transcript((Word("yes", 600, 800),)), at=900)
 
     assert (final.start, final.end) == (500, 900)
+
+
+def test_turn_spans_a_first_word_in_the_pre_roll() -> None:
+    text = TurnText()
+    text.open(500)
+
+    final = text.close(Transcript((Word("yes", 400, 800),)), at=900)
+
+    assert (final.start, final.end) == (400, 900)
 
 
 def test_turn_never_ends_before_it_starts() -> None:
