@@ -3,7 +3,9 @@
 #   make test    all tests, Rust and Python                  make check   format, lint, types, imports
 #   make bench   benchmarks, tables into docs/benchmarks.md  make docs    regenerate the settings table
 
-PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+# The first interpreter that runs and is new enough (a pyenv shim may exist and not run).
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 UV := $(BIN)/uv
 # silero-vad asks for torch, of which only its ONNX file is used: see docs/decisions.md.
@@ -46,9 +48,8 @@ clean:
 	rm -rf .venv strops-rs/target
 
 .venv/.uv:
-	@test -n "$(PYTHON)" || { echo "Python is missing: install Python 3.11 or newer." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$(PYTHON) is too old: install Python 3.11 or newer, or run make PYTHON=/path/to/it." >&2; exit 1; }
+	@test -n "$(PYTHON)" || \
+		{ echo "No Python 3.11 or newer found: install one, or run make PYTHON=/path/to/python." >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || \
 		{ echo "Could not make a virtual environment: on Debian and Ubuntu run apt install python3-venv." >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

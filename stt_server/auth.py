@@ -1,7 +1,6 @@
 """API keys and web origins: who may connect. Knows headers and queries, no web framework."""
 
 import base64
-import binascii
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
@@ -51,7 +50,10 @@ class Authenticator:
         """
         if origin is None or "*" in self._origins or origin.rstrip("/") in self._origins:
             return True
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
         return parts.hostname in _LOOPBACK_HOSTS or (bool(parts.netloc) and parts.netloc == host)
 
 
@@ -84,7 +86,7 @@ def _presented_keys(
             try:
                 raw = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
                 yield raw.decode()
-            except (binascii.Error, UnicodeDecodeError):
+            except ValueError:  # not ASCII, not base64 or not UTF-8
                 continue
         elif offer.startswith("openai-insecure-api-key."):
             yield offer.removeprefix("openai-insecure-api-key.")

@@ -112,7 +112,9 @@ class Service:
         await self._wait_for_sessions(self.settings.limits.drain_s)
         for session in list(self._sessions):
             session.end(error)
-        await self._wait_for_sessions(self.settings.limits.drain_s / 2)
+        # Half of the time again for what was said; then each session closes by itself.
+        limits = self.settings.limits
+        await self._wait_for_sessions(limits.drain_s / 2 + limits.send_timeout_s)
         for task in self._sessions.values():
             task.cancel()
 

@@ -7,7 +7,7 @@ on the command line (`--endpointing-silence-ms`) and a table in the file (`[endp
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import (
@@ -190,7 +190,7 @@ class MetricsAccess(StrEnum):
 class AuthSettings(Section):
     """Who may connect."""
 
-    api_keys: tuple[SecretStr, ...] = Field(
+    api_keys: tuple[Annotated[SecretStr, Field(min_length=1)], ...] = Field(
         default=(),
         description="Accepted API keys; none = no auth.",
     )

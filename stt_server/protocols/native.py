@@ -112,7 +112,7 @@ class NativeCodec:
         fields = cast("dict[str, object]", value)
         match fields.get("type"):
             case "ping":
-                return [Reply(_dump(PongMessage(id=fields.get("id"))))]
+                return [Reply(_pong(fields))]
             case "flush":
                 return [Flush()]
             case "finish" | "close":
@@ -201,6 +201,12 @@ class NativeCodec:
 
 def _dump(message: WireModel) -> str:
     return message.model_dump_json(by_alias=True, exclude_none=True)
+
+
+def _pong(ping: Mapping[str, object]) -> str:
+    """Whatever the ping had as its id, null too; no id if it had none."""
+    absent = None if "id" in ping else {"id"}
+    return PongMessage(id=ping.get("id")).model_dump_json(exclude=absent)
 
 
 def _decode_base64(text: str) -> bytes:

@@ -39,6 +39,7 @@ class SegmentWriter:
         # For pieces inside a turn: where it was cut, and how many words are already final.
         self._cuts: list[int] = []
         self._final_words = 0
+        self._final_until = 0
         self._last_text = ""
 
     def speech_started(self, event: SpeechStarted, config: NativeConfig) -> Sequence[WireModel]:
@@ -73,14 +74,15 @@ class SegmentWriter:
     def _final(self, event: Hypothesis, config: NativeConfig) -> Sequence[WireModel]:
         words = event.words[self._final_words :]
         out: list[WireModel] = []
-        if event.words or self._told or self._last_text:
-            start = self._pieces_end(event) if self._final_words else event.start
+        if event.words or self._told or self._last_text or self._final_words:
+            # Not the end of a word of this event: its text may differ from that of the interims.
+            start = max(event.start, self._final_until)
             span = (min(start, event.end), event.end)
             out.append(self._segment_message(event, words, span, config, ends_turn=True))
             if Feature.EVENTS in config.features:
                 out.append(self._end_of_turn())
             self.turns += 1
-        self._segment = self._final_words = 0
+        self._segment = self._final_words = self._final_until = 0
         self._cuts.clear()
         self._told, self._last_text, self._ended = False, "", None
         return out
@@ -99,14 +101,12 @@ class SegmentWriter:
         if not words:
             return []
         self._final_words = count
+        self._final_until = words[-1].end
         span = (words[0].start, words[-1].end)
         message = self._segment_message(event, words, span, config, is_piece=True)
         self._segment += 1
         self._last_text = ""
         return [message]
-
-    def _pieces_end(self, event: Hypothesis) -> int:
-        return max(event.start, event.words[self._final_words - 1].end)
 
     def _end_of_turn(self) -> EndOfTurnMessage:
         ended = self._ended
