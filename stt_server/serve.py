@@ -13,7 +13,7 @@ from stt_server.app import create_app
 from stt_server.engine.base import EngineUnavailable
 from stt_server.log import configure_logging
 from stt_server.service import Service, State
-from stt_server.settings import LogFormat, Settings
+from stt_server.settings import LogFormat, Settings, unknown_variables
 from stt_server.transport import PatientWebSocketProtocol
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._draining is not None or self._loop is None:
-            self.force_exit = True
-            super().handle_exit(sig, frame)
+            # Not left to uvicorn, which would raise the signal once more at the end.
+            self.force_exit = self.should_exit = True
             return
         self._draining = self._loop.create_task(self._drain())
         # A signal handler runs between two instructions of whatever was running: wake the loop.
@@ -55,6 +55,8 @@ class DrainingServer(uvicorn.Server):
 def serve(settings: Settings) -> int:
     """Serve until a signal; returns the exit code."""
     configure_logging(settings.log.level, as_json=settings.log.format is LogFormat.JSON)
+    for name in unknown_variables():
+        logger.warning("settings.unknown_variable", extra={"variable": name})
     host = settings.bind_host
     try:
         listener = _listen(host, settings.port)

@@ -4,6 +4,7 @@ Nested fields take a double underscore in the environment (`STT_ENDPOINTING__SIL
 on the command line (`--endpointing-silence-ms`) and a table in the file (`[endpointing]`).
 """
 
+import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,8 @@ from pydantic_settings import (
 )
 
 DEFAULT_PORT = 15751
+CLIENT_VARIABLES = frozenset({"STT_API_KEY"})
+"""Read by `stt-client`, not by the server."""
 
 
 class Section(BaseModel):
@@ -326,3 +329,12 @@ def load_settings(flags: Mapping[str, Any], *, file: Path | None = None) -> Sett
         model_config = SettingsConfigDict(toml_file=file)
 
     return FileSettings(**flags)
+
+
+def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Names of `STT_*` variables that set nothing here: mistyped, or another program's."""
+    known = {f"STT_{name}".upper() for name in Settings.model_fields} | CLIENT_VARIABLES
+    names = (name.upper() for name in (os.environ if environment is None else environment))  # noqa: TID251
+    return sorted(
+        name for name in names if name.startswith("STT_") and name.split("__")[0] not in known
+    )

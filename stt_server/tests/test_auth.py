@@ -163,6 +163,8 @@ def test_origin_is_allowed(origin: str | None, host: str) -> None:
     [
         ("https://evil.example", "stt.example"),
         ("http://stt.example:8000", "stt.example:15751"),
+        ("http://stt.example", "stt.example:15751"),
+        ("http://example", "stt.example"),
         ("https://localhost.evil.example", "stt.example"),
         ("https://stt.example.evil.example", "stt.example"),
         ("https://127.0.0.1.evil.example", "stt.example"),

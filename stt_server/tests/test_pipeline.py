@@ -312,6 +312,17 @@ async def test_cancelled_pipeline_closes_its_stages() -> None:
     assert [stage.closed for stage in stages] == [True, True]
 
 
+async def test_pipeline_whose_sink_is_closed_closes_its_stages() -> None:
+    stages = [Watched(), Watched()]
+    sink: Channel[int] = Channel(1.0)
+    sink.close()
+
+    with pytest.RaisesGroup(ChannelClosed):
+        await (stages[0] + stages[1]).run(NumberSource(3), sink, bound_s=1.0)
+
+    assert [stage.closed for stage in stages] == [True, True]
+
+
 # Progress
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from stt_server.settings import DEFAULT_PORT, Device, EndpointingMode, EngineName, load_settings
+from stt_server.settings import (
+    DEFAULT_PORT,
+    Device,
+    EndpointingMode,
+    EngineName,
+    load_settings,
+    unknown_variables,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -164,3 +171,8 @@ def test_only_this_machine_may_connect_without_a_key_by_default(
     flags: dict[str, object], host: str
 ) -> None:
     assert load_settings(flags).bind_host == host
+
+
+def test_variables_that_set_nothing_are_named() -> None:
+    environment = {"STT_PROT": "1", "STT_PORT": "1", "stt_api_key": "k", "STT_LIMITS__DRAIN_S": "1"}
+    assert unknown_variables(environment) == ["STT_PROT"]

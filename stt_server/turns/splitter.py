@@ -55,14 +55,12 @@ class TurnSplitter:
         self._held = np.concatenate((self._held, samples)) if len(self._held) else samples
         out: list[SplitEvent] = []
         for probability in probabilities:
-            was_open = self.turn_open
             for event in self._endpointer.push(probability):
                 if isinstance(event, SpeechStarted) and event.opens_turn:
                     pre_roll = self._settings.pre_roll_ms * SAMPLE_RATE // 1_000
                     out += self._release(event.at - pre_roll, speech=False)
-                    was_open = True
                 else:
-                    out += self._release(self._endpointer.at, speech=was_open)
+                    out += self._release(self._endpointer.at, speech=True)
                 out.append(event)
         return out + self._settle()
 

@@ -47,7 +47,6 @@ class TurnText:
     def engine_failed(self) -> None:
         """The engine forgot the turn: keep the words found so far; it starts afresh."""
         self._kept += self._last.words
-        self._stable = len(self._kept)
         self._last = Transcript()
 
     def close(self, transcript: Transcript, *, at: int) -> Hypothesis:

@@ -298,6 +298,13 @@ def test_segment_without_a_gap_is_cut_behind_its_least_likely_window() -> None:
     assert cuts(events_of(probabilities, max_segment_s=2.0)) == [at(51)]
 
 
+def test_speech_behind_a_forced_cut_counts_for_the_next_gap() -> None:
+    # Cut at 36; 26 windows of speech before the bound and 6 behind it make up the minimum.
+    probabilities = [*speech(35), *silence(2), *speech(26 + 6), *silence(SMALL_GAP)]
+
+    assert cuts(events_of(probabilities, max_segment_s=2.0)) == [at(36), at(len(probabilities))]
+
+
 def test_forced_cut_leaves_the_turn_open() -> None:
     events = events_of([*speech(200), *silence(LARGE_GAP)], max_segment_s=2.0)
 
@@ -322,7 +329,9 @@ def test_silence_behind_a_cut_is_no_segment() -> None:
 
 
 def test_largest_gap_takes_the_later_one_of_equals() -> None:
-    assert largest_gap([*speech(5), *silence(2), *speech(3), *silence(2), SPEECH], below=0.35) == 11
+    probabilities = [*speech(10), *silence(2), *speech(3), *silence(2), SPEECH]
+
+    assert largest_gap(probabilities, below=0.35) == 16
 
 
 # Properties

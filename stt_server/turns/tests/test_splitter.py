@@ -183,6 +183,16 @@ def test_new_pre_roll_counts_for_the_next_turn() -> None:
     assert feed.finish()[0] == Span(0, windows(20), False)
 
 
+def test_new_thresholds_count_from_the_next_window_on() -> None:
+    feed = Feed([0.6, 0.6])
+    feed.splitter.configure(EndpointingSettings(onset=0.7))
+    feed.take(windows(1))
+    feed.splitter.configure(EndpointingSettings(onset=0.5))
+    feed.take(windows(2))
+
+    assert SpeechStarted(windows(1), opens_turn=True) in feed.events
+
+
 # Properties
 
 LEVELS = st.sampled_from([0.0, 0.34, 0.4, 0.5, 0.9])

@@ -41,6 +41,15 @@ def test_interim_spells_all_words_when_nothing_is_stable() -> None:
     assert (interim.stable, interim.unstable) == ("", "please send")
 
 
+def test_stable_words_stay_so_also_when_the_engine_takes_them_back() -> None:
+    text = opened()
+    text.hear(heard("please send", stable=2), at=100)
+    interim = text.hear(heard("please send the"), at=200)
+
+    assert interim is not None
+    assert interim.stable == "please send"
+
+
 def test_interim_without_words_is_not_told() -> None:
     assert opened().hear(heard(""), at=100) is None
 
@@ -158,6 +167,15 @@ def test_failure_alone_is_no_new_interim() -> None:
     text.engine_failed()
 
     assert text.hear(Transcript(), at=200) is None
+
+
+def test_second_failure_in_a_row_repeats_nothing() -> None:
+    text = opened()
+    text.hear(heard("please send"), at=100)
+    text.engine_failed()
+    text.engine_failed()
+
+    assert text.close(heard("it"), at=200).text == "please send it"
 
 
 def test_words_of_two_failures_stay_in_order() -> None:
