@@ -40,8 +40,9 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._draining is not None or self._loop is None:
-            # Not left to uvicorn, which would raise the signal once more at the end.
-            self.force_exit = self.should_exit = True
+            # Not left to uvicorn, which would raise the signal once more at the end. The engine is
+            # stopped properly all the same; only a third signal does without that.
+            self.force_exit, self.should_exit = self.should_exit, True
             return
         self._draining = self._loop.create_task(self._drain())
         # A signal handler runs between two instructions of whatever was running: wake the loop.

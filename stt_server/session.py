@@ -307,9 +307,7 @@ class Session:
     def _check_limits(self, now: float) -> None:
         limits = self._limits
         # A client that waits for audio it has sent to be decoded is not idle.
-        last_sign = max(
-            self._last_message_at, self._transport.pinged_at, self._progress.done_at
-        )
+        last_sign = max(self._last_message_at, self._transport.pinged_at, self._progress.done_at)
         if self._ending is not None and now - self._finishing_at > limits.drain_s / 2:
             raise self._ending
         if self._draining is not None and not self._progress.turn_open:

@@ -142,7 +142,7 @@ class VoiceDetector:
 
     def close(self) -> None:
         """Stop the thread; later calls fail."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown(wait=False)
 
     async def _run_ticks(self) -> None:
         loop = asyncio.get_running_loop()

@@ -101,7 +101,7 @@ class NativeCodec:
     def decode(self, message: Message) -> Sequence[ClientEvent]:
         if isinstance(message, bytes):
             self._check_size(message)
-            self._audio_seen = True
+            self._audio_seen = self._audio_seen or bool(message)
             return [Packet(message, self._config.format, splits_samples=True)]
         try:
             value: object = from_json(message, allow_inf_nan=False)
@@ -178,7 +178,7 @@ class NativeCodec:
             encoding = parse_encoding(frame.encoding)
         except ValueError as error:
             raise UnsupportedEncoding(str(error)) from error
-        self._audio_seen = True
+        self._audio_seen = self._audio_seen or bool(data)
         return Packet(data, AudioFormat(frame.sample_rate, frame.channels, encoding))
 
     def _decode_config(self, message: str) -> list[ClientEvent]:

@@ -79,7 +79,7 @@ class SegmentWriter:
             start = max(event.start, self._final_until)
             span = (min(start, event.end), event.end)
             out.append(self._segment_message(event, words, span, config, ends_turn=True))
-            if Feature.EVENTS in config.features:
+            if Feature.EVENTS in config.features and self._told:
                 out.append(self._end_of_turn())
             self.turns += 1
         self._segment = self._final_words = self._final_until = 0

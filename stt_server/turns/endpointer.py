@@ -24,7 +24,10 @@ def _samples(milliseconds: float) -> int:
 class Endpointer:
     """Speech probabilities in, speech events out. Pure: no I/O, no clock, no model.
 
-    Speech begins at `onset` and ends below `offset` (hysteresis). Silence of `small_gap_ms`
+    Speech begins at `onset` and ends below `offset` (hysteresis). A turn opens with the first
+    window half-way between `onset` and certainty, or the second one in a row above `onset`: a
+    chord or a door may look like speech for 32 ms, and the doubt costs a speaker no more than
+    that. Silence of `small_gap_ms`
     pauses speech, and cuts a segment that holds at least `min_speech_ms` of it; silence of
     `silence_ms` ends the turn. A segment longer than `max_segment_s` is cut at its largest gap.
     """
@@ -34,12 +37,15 @@ class Endpointer:
         self._at = 0
         self._is_speech = False
         self._turn_open = False
+        self._doubted: float | None = None
         self._paused = False
         self._speech_end = 0
         self._last_turn_end = 0
         self._segment_speech = 0
-        # Probability of each window since the segment began, for the forced cut.
+        # Probability of each window since the segment began, for the forced cut; and whether it
+        # counted as speech, which hysteresis does not let one tell from the probability.
         self._segment: list[float] = []
+        self._segment_is_speech: list[bool] = []
 
     @property
     def at(self) -> int:
@@ -58,13 +64,13 @@ class Endpointer:
         """Judge the next window of 512 samples."""
         start = self._at
         self._at += WINDOW_SAMPLES
+        if not self._turn_open:
+            return self._listen(start, probability)
         threshold = self._settings.offset if self._is_speech else self._settings.onset
         self._is_speech = probability >= threshold
         if self._is_speech:
             return self._hear_speech(start, probability)
-        if self._turn_open:
-            return self._hear_silence(probability)
-        return []
+        return self._hear_silence(probability)
 
     def end_turn(self, reason: TurnEndReason, *, at: int | None = None) -> list[EndpointEvent]:
         """End the open turn for a reason other than silence; nothing if none is open.
@@ -77,25 +83,39 @@ class Endpointer:
         end = max(self._at, at or 0) if self._is_speech else self._speech_end
         return self._close_turn(end, reason)
 
+    def _listen(self, start: int, probability: float) -> list[EndpointEvent]:
+        onset = self._settings.onset
+        if probability < onset:
+            self._doubted = None
+            return []
+        if self._doubted is None and probability < (onset + 1.0) / 2:
+            self._doubted = probability
+            return []
+        self._turn_open = self._is_speech = True
+        self._open_segment()
+        begin = start
+        if self._doubted is not None:
+            begin -= WINDOW_SAMPLES
+            self._note_window(self._doubted, is_speech=True)
+            self._doubted = None
+        # A forced end may lie inside this window; turns never overlap.
+        opening = SpeechStarted(at=max(begin, self._last_turn_end), opens_turn=True)
+        return [opening, *self._hear_speech(start, probability)]
+
     def _hear_speech(self, start: int, probability: float) -> list[EndpointEvent]:
         events: list[EndpointEvent] = []
-        if not self._turn_open:
-            self._open_segment()
-            # A forced end may lie inside this window; turns never overlap.
-            events.append(SpeechStarted(at=max(start, self._last_turn_end), opens_turn=True))
-        elif self._paused:
+        if self._paused:
+            self._paused = False
             events.append(SpeechStarted(at=start, opens_turn=False))
-        self._turn_open, self._paused = True, False
         self._speech_end = self._at
-        self._segment_speech += WINDOW_SAMPLES
-        self._segment.append(probability)
+        self._note_window(probability, is_speech=True)
         return events + self._forced_cut()
 
     def _hear_silence(self, probability: float) -> list[EndpointEvent]:
         events: list[EndpointEvent] = []
         settings = self._settings
         silence = self._at - self._speech_end
-        self._segment.append(probability)
+        self._note_window(probability, is_speech=False)
         if not self._paused and silence >= _samples(settings.small_gap_ms):
             self._paused = True
             events.append(SpeechPaused(at=self._speech_end))
@@ -114,16 +134,23 @@ class Endpointer:
             # Nothing but silence since the last cut (no turn end by silence in mode `none`).
             self._open_segment()
             return []
-        cut = largest_gap(self._segment, below=self._settings.offset)
+        # What a cut ends must hold speech, and should be no sliver.
+        first = max(length // 2, self._segment_is_speech.index(True) + 1)
+        cut = largest_gap(self._segment, first=min(first, length - 1), below=self._settings.offset)
         event = SegmentEnded(at=self._at - (length - cut) * WINDOW_SAMPLES)
-        rest = self._segment[cut:]
-        self._open_segment()
-        self._segment = rest
-        self._segment_speech = sum(p >= self._settings.offset for p in rest) * WINDOW_SAMPLES
+        self._segment = self._segment[cut:]
+        self._segment_is_speech = self._segment_is_speech[cut:]
+        self._segment_speech = sum(self._segment_is_speech) * WINDOW_SAMPLES
         return [event]
+
+    def _note_window(self, probability: float, *, is_speech: bool) -> None:
+        self._segment.append(probability)
+        self._segment_is_speech.append(is_speech)
+        self._segment_speech += WINDOW_SAMPLES if is_speech else 0
 
     def _open_segment(self) -> None:
         self._segment = []
+        self._segment_is_speech = []
         self._segment_speech = 0
 
     def _close_turn(self, at: int, reason: TurnEndReason) -> list[EndpointEvent]:
@@ -132,13 +159,12 @@ class Endpointer:
         return [TurnEnded(at=at, reason=reason)]
 
 
-def largest_gap(probabilities: Sequence[float], *, below: float) -> int:
+def largest_gap(probabilities: Sequence[float], *, first: int, below: float) -> int:
     """Index at which to cut a segment: the middle of its longest run below `below`, the later
     one of equals; without such a run after the window least like speech.
 
-    Only the second half is searched, so that a cut never leaves a sliver behind.
+    Only the windows from `first` on are searched.
     """
-    first = len(probabilities) // 2
     best_length, best_middle, run = 0, 0, 0
     for index in range(first, len(probabilities)):
         run = run + 1 if probabilities[index] < below else 0

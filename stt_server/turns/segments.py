@@ -51,7 +51,9 @@ class TurnAudio:
         if not self._parts:
             self._segment_start = self._heard_until = audio.start
         self._parts.append(audio)
-        self._fits_whole = self._fits_whole and audio.end - self._turn_start() <= self._whole_samples
+        self._fits_whole = (
+            self._fits_whole and audio.end - self._turn_start() <= self._whole_samples
+        )
 
     def speech_resumed(self, at: int) -> None:
         """Silence before `at` that leads a segment is kept only so far."""

@@ -81,8 +81,8 @@ class TurnSplitter:
         if self.turn_open:
             return self._release(self._endpointer.at, speech=True)
         pre_roll = self._settings.pre_roll_ms * SAMPLE_RATE // 1_000
-        # A window is judged after it has passed, so one more is held.
-        return self._release(self._endpointer.at - pre_roll - WINDOW_SAMPLES, speech=False)
+        # A window is judged after it has passed, and the first one may be doubted.
+        return self._release(self._endpointer.at - pre_roll - 2 * WINDOW_SAMPLES, speech=False)
 
     def _release(self, until: int, *, speech: bool) -> list[SplitEvent]:
         count = min(until - self._released, len(self._held))

@@ -213,7 +213,6 @@ def test_noise_and_music_open_no_turn(model: SileroModel, kind: str, level_dbfs:
 
 
 @pytest.mark.skipif(not (SOUNDS / "noise.py").exists(), reason="tests/audio/noise.py is missing")
-@pytest.mark.xfail(reason="one window at a chord change reaches 0.5 in 3 of 40 pieces of music")
 def test_chord_change_opens_no_turn(model: SileroModel) -> None:
     make: Callable[..., Samples] = load_noise().music
 

@@ -566,11 +566,12 @@ def test_events_asked_for_inside_a_turn_stop_nothing_that_was_not_started() -> N
 
     kinds = [message.get("type", "segment") for message in encoded(codec, *rest)]
 
-    assert kinds == ["segment", "segment", "endOfTurn"]
+    assert kinds == ["segment", "segment"]
 
 
 def test_end_of_turn_tells_the_confidence_of_a_turn_model() -> None:
     codec = new_codec(features="events")
+    codec.encode(SpeechStarted(0, opens_turn=True))
     codec.encode(TurnEnded(0, TurnEndReason.TURN_MODEL, confidence=0.93))
 
     assert encoded(codec, final(words("yes")))[-1] == {

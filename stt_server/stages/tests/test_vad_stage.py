@@ -82,8 +82,7 @@ async def test_speech_becomes_a_turn() -> None:
         SpeechPaused(at(2)),
         (at(4), at(6), True),
         TurnEnded(at(2), TurnEndReason.SILENCE),
-        (at(6), at(7), False),
-        (at(7), at(8), False),
+        (at(6), at(8), False),
     ]
 
 
@@ -122,7 +121,7 @@ async def test_new_options_count_from_their_place_in_the_stream_on() -> None:
 
     out = await outcome([SPEECH] * 2, Configure(quiet), audio(windows=2))
 
-    assert out == [Configure(quiet), (0, at(1), False), (at(1), at(2), False)]
+    assert out == [Configure(quiet), (0, at(2), False)]
 
 
 async def test_detector_failure_ends_the_stage() -> None:

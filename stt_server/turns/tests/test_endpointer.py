@@ -57,8 +57,43 @@ def cuts(events: Iterable[EndpointEvent]) -> list[int]:
 # Speech and pauses
 
 
-def test_speech_starts_at_the_beginning_of_the_first_window_that_reaches_onset() -> None:
-    assert events_of([0.49, 0.499, 0.5]) == [SpeechStarted(at(2), opens_turn=True)]
+def test_speech_starts_at_the_beginning_of_the_first_window_that_is_sure() -> None:
+    assert events_of([0.49, 0.499, 0.75]) == [SpeechStarted(at(2), opens_turn=True)]
+
+
+def test_a_doubtful_window_opens_speech_with_the_next_one_above_onset() -> None:
+    endpointer = Endpointer(EndpointingSettings())
+
+    assert push_all(endpointer, [0.1, 0.5]) == []
+    assert endpointer.push(0.5) == [SpeechStarted(at(1), opens_turn=True)]
+
+
+def test_a_doubtful_window_alone_opens_nothing() -> None:
+    assert events_of([0.1, 0.74, 0.49] * 50) == []
+
+
+def test_a_doubtful_window_resumes_speech_inside_a_turn() -> None:
+    events = events_of([SPEECH, *silence(SMALL_GAP), 0.5])
+
+    assert events[-1] == SpeechStarted(at(SMALL_GAP + 1), opens_turn=False)
+
+
+def test_a_forced_cut_leaves_speech_in_front_of_it() -> None:
+    endpointer = Endpointer(EndpointingSettings(mode=EndpointingMode.NONE, max_segment_s=2))
+    push_all(endpointer, [*speech(ONE_SECOND), *silence(SMALL_GAP)])
+    # The next segment is led by silence that reaches into its second half.
+    events = push_all(endpointer, [*silence(40), *speech(30)])
+
+    started = next(event.at for event in events if isinstance(event, SpeechStarted))
+    assert [event.at > started for event in events if isinstance(event, SegmentEnded)] == [True]
+
+
+def test_steady_doubt_after_speech_cuts_nothing() -> None:
+    events = events_of(
+        [*speech(5), *[UNSURE] * 5, 0.3, *[UNSURE] * 400], mode="none", max_segment_s=2
+    )
+
+    assert len(cuts(events)) == 1
 
 
 def test_probability_between_the_thresholds_does_not_open_speech() -> None:
@@ -331,7 +366,7 @@ def test_silence_behind_a_cut_is_no_segment() -> None:
 def test_largest_gap_takes_the_later_one_of_equals() -> None:
     probabilities = [*speech(10), *silence(2), *speech(3), *silence(2), SPEECH]
 
-    assert largest_gap(probabilities, below=0.35) == 16
+    assert largest_gap(probabilities, first=9, below=0.35) == 16
 
 
 # Properties
@@ -446,13 +481,15 @@ def test_positions_are_borders_of_windows(
 
 
 @given(PROBABILITIES, any_settings())
-def test_every_speech_window_belongs_to_a_turn(
+def test_every_two_speech_windows_belong_to_a_turn(
     probabilities: list[float], settings: EndpointingSettings
 ) -> None:
     endpointer = Endpointer(settings)
+    before = 0.0
     for probability in probabilities:
         endpointer.push(probability)
-        assert endpointer.turn_open or probability < settings.onset
+        assert endpointer.turn_open or min(before, probability) < settings.onset
+        before = probability
 
 
 @given(PROBABILITIES, any_settings())
@@ -488,6 +525,7 @@ def test_segment_is_never_longer_than_its_bound(
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=80), st.floats(0.01, 0.95))
 def test_largest_gap_lies_in_the_second_half(probabilities: list[float], below: float) -> None:
-    cut = largest_gap(probabilities, below=below)
+    first = len(probabilities) // 2
+    cut = largest_gap(probabilities, first=first, below=below)
 
-    assert len(probabilities) // 2 < cut <= len(probabilities)
+    assert first < cut <= len(probabilities)

@@ -184,8 +184,8 @@ def test_new_pre_roll_counts_for_the_next_turn() -> None:
 
 
 def test_new_thresholds_count_from_the_next_window_on() -> None:
-    feed = Feed([0.6, 0.6])
-    feed.splitter.configure(EndpointingSettings(onset=0.7))
+    feed = Feed([0.8, 0.8])
+    feed.splitter.configure(EndpointingSettings(onset=0.9))
     feed.take(windows(1))
     feed.splitter.configure(EndpointingSettings(onset=0.5))
     feed.take(windows(2))
@@ -324,14 +324,14 @@ def test_a_cut_comes_when_all_audio_before_it_is_out(plan: Plan, sizes: list[int
 
 @settings(max_examples=50)
 @given(any_plan(reconfigured=False), PACKET_SIZES)
-def test_held_audio_is_bounded_by_the_pre_roll_and_two_windows(
+def test_held_audio_is_bounded_by_the_pre_roll_and_three_windows(
     plan: Plan, sizes: list[int]
 ) -> None:
     settings = plan.settings[0]
     feed = Feed(plan.probabilities, settings)
     for end in sorted(packet_ends(sizes, plan.length)):
         feed.take(end)
-        bound = 0 if feed.splitter.turn_open else settings.pre_roll_ms * 16 + WINDOW_SAMPLES
+        bound = 0 if feed.splitter.turn_open else settings.pre_roll_ms * 16 + 2 * WINDOW_SAMPLES
         assert feed.splitter.held_samples < bound + WINDOW_SAMPLES
 
 
