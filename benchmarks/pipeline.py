@@ -14,7 +14,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-
 from load import Measurements, live_client, load_clip
 from report import machine, write_section
 from server_process import RunningServer, running_server

@@ -134,12 +134,12 @@ def _verdict(
     last = [final["start"] - clip_s * (repeats - 1) for final in finals]
     last = [start for start in last if start >= 0]
     drift_ms = max((abs(a - b) * 1_000 for a, b in zip(second, last, strict=False)), default=0.0)
-    return "\n".join(
+    return "".join(
         [
             f"{seconds / 3_600:.2f} h of audio in {elapsed:.0f} s ({seconds / elapsed:.0f}× real "
             f"time); `finished.audioSeconds` off by {finished['audioSeconds'] - seconds:+.3f} s; "
-            f"{finished['turns']} turns ({per_clip:.2f} per {clip_s:.0f} s of clip); turn starts of "
-            f"the last repetition differ from those of the second by at most {drift_ms:.0f} ms "
+            f"{finished['turns']} turns ({per_clip:.2f} per {clip_s:.0f} s of clip); turn starts "
+            f"of the last repetition differ from those of the second by at most {drift_ms:.0f} ms "
             f"(a VAD window is 32 ms); RSS MiB over the run: "
             + ", ".join(f"{mib:.0f}" for mib in memory)
             + "."

@@ -4,12 +4,12 @@ the bytes were cut into messages. Wire formats are named in `protocols/base.py`.
 from collections.abc import Iterator
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
 from stt_server.errors import InvalidAudio
 from stt_server.events import SAMPLE_RATE, Samples
 from stt_server.protocols.base import AudioFormat, Encoding, Packet
+from stt_server.resample import Resampler, make_resampler
 
 PIECE_SECONDS = 0.5
 """Longest run of samples handed on at once: one packet must not occupy the event loop for long."""
@@ -60,7 +60,7 @@ class Ingress:
 
     def __init__(self) -> None:
         self._format: AudioFormat | None = None
-        self._resampler: soxr.ResampleStream | None = None
+        self._resampler: Resampler | None = None
         self._rest = b""
 
     @property
@@ -96,7 +96,7 @@ class Ingress:
         resampler, self._resampler, self._format = self._resampler, None, None
         if resampler is None:
             return np.empty(0, dtype=np.float32)
-        return resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
+        return resampler.finish()
 
     def _convert(self, data: bytes, audio_format: AudioFormat) -> Iterator[Samples]:
         if not data:
@@ -106,14 +106,12 @@ class Ingress:
             if len(tail):
                 yield tail
             if audio_format.sample_rate != SAMPLE_RATE:
-                self._resampler = soxr.ResampleStream(
-                    audio_format.sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ"
-                )
+                self._resampler = make_resampler(audio_format.sample_rate)
         self._format = audio_format
         step = int(audio_format.sample_rate * PIECE_SECONDS) * audio_format.frame_bytes
         for begin in range(0, len(data), step):
             samples = decode_samples(data[begin : begin + step], audio_format)
             if self._resampler is not None:
-                samples = self._resampler.resample_chunk(samples)
+                samples = self._resampler.push(samples)
             if len(samples):
                 yield samples

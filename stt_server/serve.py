@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import socket
+import sys
 from types import FrameType
 
 import uvicorn
@@ -14,9 +15,11 @@ from stt_server.engine.base import EngineUnavailable
 from stt_server.log import configure_logging
 from stt_server.service import Service, State
 from stt_server.settings import LogFormat, Settings, unknown_variables
-from stt_server.transport import PatientWebSocketProtocol
+from stt_server.transport import ImpatientHttpProtocol, PatientWebSocketProtocol
 
 logger = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_S = 0.0005
 
 
 class DrainingServer(uvicorn.Server):
@@ -73,6 +76,9 @@ def serve(settings: Settings) -> int:
     )
     service: Service = app.state.service
     server = DrainingServer(_uvicorn_config(app, settings), service)
+    # The model's thread asks for the interpreter several times per tick; with the default of 5 ms
+    # it would wait longer for it than it computes.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     # What was loaded until here stays: the collector need not look at it again.
     gc.freeze()
     with listener:
@@ -92,6 +98,7 @@ def _uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
     limits = settings.limits
     return uvicorn.Config(
         app,  # pyright: ignore[reportArgumentType]
+        http=ImpatientHttpProtocol,
         ws=PatientWebSocketProtocol,
         ws_max_size=limits.max_message_bytes,
         ws_ping_interval=limits.ping_interval_s,

@@ -4,6 +4,7 @@ import asyncio
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn._types import ASGIReceiveEvent
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from stt_server.protocols.base import Message
@@ -11,8 +12,21 @@ from stt_server.session import ClientGone
 
 EXTENSION = "stt_server"
 """Where a connection shows itself in the ASGI scope."""
+REQUEST_HEAD_S = 10.0
 ABORT_AFTER_S = 1.0
 """How long a closed connection may take to empty its buffers."""
+
+
+class ImpatientHttpProtocol(H11Protocol):
+    """Uvicorn's HTTP connection with a bound on how long a request's head may take to come."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().connection_made(transport)
+        self.loop.call_later(REQUEST_HEAD_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.scope is None:  # pyright: ignore[reportUnnecessaryComparison]
+            self.transport.abort()
 
 
 class PatientWebSocketProtocol(WebSocketsSansIOProtocol):

@@ -188,10 +188,6 @@ async def test_stalled_turn_is_followed_by_more_turns(server: ServerProcess) -> 
     assert ends == pytest.approx([0.94, 1.88], abs=0.05)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="the detector's memory of a word that broke off opens a turn in the silence behind it",
-)
 async def test_silence_after_a_stalled_turn_is_no_turn(server: ServerProcess) -> None:
     async with open_client(server.url + "?stall_ms=200") as client:
         await client.send_binary(pcm("yes"))

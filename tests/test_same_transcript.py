@@ -219,23 +219,9 @@ async def test_rate_and_encoding_may_change_between_json_frames(server: ServerPr
     assert_speech_times(received, spans("demo"))
 
 
-WEAK_ONSET_AT_11025 = pytest.param(
-    "conversation-delivery",
-    11_025,
-    marks=pytest.mark.xfail(
-        strict=False,
-        reason="a breathed h is heard 76 ms late; soxr then holds up to 84 ms more at this rate",
-    ),
-)
-
-
 @pytest.mark.parametrize(
     ("name", "rate"),
-    [
-        *itertools.product(["demo", "yes"], RATES),
-        *[("conversation-delivery", rate) for rate in RATES if rate != 11_025],
-        WEAK_ONSET_AT_11025,
-    ],
+    list(itertools.product(["demo", "yes", "conversation-delivery"], RATES)),
 )
 async def test_speech_started_comes_within_150_ms_of_stream_time(
     server: ServerProcess, name: str, rate: int

@@ -22,10 +22,6 @@ logger = logging.getLogger(__name__)
 
 CONTEXT_SAMPLES = 64
 """The model sees the end of the window before, too."""
-TICK_S = 0.008
-"""Least time between two batches of live audio."""
-BURST_WINDOWS = 8
-"""So many windows at once, 0.26 s, are no live packet."""
 
 
 def _model_path() -> Path:
@@ -73,16 +69,14 @@ class SileroModel:
             Speech probability of each window, 0-1.
         """
         batch = np.empty((len(states), CONTEXT_SAMPLES + WINDOW_SAMPLES), dtype=np.float32)
-        recurrent = np.empty((2, len(states), 128), dtype=np.float32)
-        for row, (state, window) in enumerate(zip(states, windows, strict=True)):
-            batch[row, :CONTEXT_SAMPLES] = state.context
-            batch[row, CONTEXT_SAMPLES:] = window
-            recurrent[:, row] = state.recurrent
+        np.stack([state.context for state in states], out=batch[:, :CONTEXT_SAMPLES])
+        np.stack(windows, out=batch[:, CONTEXT_SAMPLES:])
+        recurrent = np.stack([state.recurrent for state in states], axis=1)
         probabilities, advanced = self._session.run(
             None, {"input": batch, "state": recurrent, "sr": self._rate}
         )
-        for row, state in enumerate(states):
-            state.context = batch[row, -CONTEXT_SAMPLES:].copy()
+        for row, (state, window) in enumerate(zip(states, windows, strict=True)):
+            state.context = window[-CONTEXT_SAMPLES:]
             state.recurrent = advanced[:, row].copy()
         return probabilities[:, 0].tolist()
 
@@ -113,6 +107,10 @@ class VadStream:
         windows = rest[: count * WINDOW_SAMPLES].reshape(count, WINDOW_SAMPLES)
         return await self._detector.submit(self._state, list(windows))
 
+    def reset(self) -> None:
+        """Forget what was heard: the stream breaks off here. Not while `push` is under way."""
+        self._state = VadState()
+
 
 class VoiceDetector:
     """Runs the model on one thread: whatever came in during a tick makes up the next batch."""
@@ -123,7 +121,6 @@ class VoiceDetector:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vad")
         self._waiting: deque[_Request] = deque()
         self._ticker: asyncio.Task[None] | None = None
-        self._ticked_at = float("-inf")
 
     def open(self) -> VadStream:
         return VadStream(self)
@@ -148,24 +145,13 @@ class VoiceDetector:
         loop = asyncio.get_running_loop()
         try:
             while self._waiting:
-                await self._wait_for_company(loop)
+                # Let every session that is ready in this turn of the loop join the batch.
+                await asyncio.sleep(0)
                 requests = [request for request in self._waiting if not request.done.done()]
                 self._waiting.clear()
-                self._ticked_at = loop.time()
                 await self._tick(loop, requests)
         finally:
             self._ticker = None
-
-    async def _wait_for_company(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let other sessions join the batch: a window in company costs half of one alone.
-
-        Not when audio comes faster than live: then throughput counts, and the batch is long.
-        """
-        await asyncio.sleep(0)
-        wait_s = self._ticked_at + TICK_S - loop.time()
-        is_burst = any(len(request.windows) >= BURST_WINDOWS for request in self._waiting)
-        if wait_s > 0 and not is_burst:
-            await asyncio.sleep(wait_s)
 
     async def _tick(self, loop: asyncio.AbstractEventLoop, requests: list[_Request]) -> None:
         try:

@@ -24,6 +24,10 @@ class SpeechProbabilities(Protocol):
         """Probabilities of the windows that `samples` complete, oldest first."""
         ...
 
+    def reset(self) -> None:
+        """Forget what was heard."""
+        ...
+
 
 class VadStage(Stage[StreamEvent, StreamEvent]):
     """Finds speech and turns."""
@@ -55,6 +59,8 @@ class VadStage(Stage[StreamEvent, StreamEvent]):
                 out.append(event)
             case Stall():
                 out.extend(self._splitter.end_turn(TurnEndReason.STALL))
+                # It would go on hearing the word that broke off.
+                self._detector.reset()
             case Configure(options=options):
                 self._splitter.configure(options.endpointing)
                 out.append(event)

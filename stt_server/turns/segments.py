@@ -10,7 +10,7 @@ from stt_server.events import SAMPLE_RATE, Audio, Samples, Transcript, Word
 
 OVERLAP_SAMPLES = 5 * SAMPLE_RATE
 """Audio before a segment that is heard again with it, so that its first words have context."""
-STRIP = ".,;:!?…\"“”‘’'()[]¿¡-–—"  # noqa: RUF001
+STRIP = ".,;:!?…\"“”‘’'()[]¿¡-–—"
 
 
 def key(word: Word) -> str:
@@ -19,7 +19,7 @@ def key(word: Word) -> str:
 
 
 def join(before: tuple[Word, ...], after: tuple[Word, ...]) -> tuple[Word, ...]:
-    """`before` continued by `after`, the words they share written once, as the engine wrote them."""
+    """`before` continued by `after`, shared words written once, as the engine spelt them."""
     overlap = align_overlap([key(word) for word in before], [key(word) for word in after])
     if overlap is None:
         return before + after

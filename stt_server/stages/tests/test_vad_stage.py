@@ -35,15 +35,22 @@ class ScriptedDetector:
     def __init__(self, probabilities: Sequence[float]) -> None:
         self._probabilities = list(probabilities)
         self._taken = 0
+        self.resets = 0
 
     async def push(self, samples: Samples) -> list[float]:
         before = self._taken // WINDOW_SAMPLES
         self._taken += len(samples)
         return self._probabilities[before : self._taken // WINDOW_SAMPLES]
 
+    def reset(self) -> None:
+        self.resets += 1
+
 
 class BrokenDetector:
     async def push(self, samples: Samples) -> list[float]:
+        raise RuntimeError("no detector")
+
+    def reset(self) -> None:
         raise RuntimeError("no detector")
 
 
@@ -187,3 +194,13 @@ async def test_all_received_audio_is_held_or_done_whenever_the_stages_wait_for_m
     accounts.append((progress.received, progress.done))
 
     assert all(received == accounted for received, accounted in accounts)
+
+
+async def test_stall_makes_the_detector_forget_the_word_that_broke_off() -> None:
+    detector = ScriptedDetector([SPEECH] * 2)
+    stage = VadStage(detector, ENDPOINTING, Progress())
+
+    out = [event async for event in stage.run(stream(audio(windows=2), Stall()))]
+
+    assert isinstance(out[-1], TurnEnded)
+    assert detector.resets == 1
