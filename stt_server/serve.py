@@ -19,7 +19,7 @@ from stt_server.transport import ImpatientHttpProtocol, PatientWebSocketProtocol
 
 logger = logging.getLogger(__name__)
 
-SWITCH_INTERVAL_S = 0.0005
+SWITCH_INTERVAL_S = 0.001
 
 
 class DrainingServer(uvicorn.Server):

@@ -9,7 +9,8 @@ from enum import StrEnum
 from stt_server.admission import Admission
 from stt_server.auth import Authenticator
 from stt_server.engine.base import SegmentEngine, StreamingEngine
-from stt_server.engine.silero import SileroModel, VoiceDetector
+from stt_server.engine.silero import load_silero
+from stt_server.engine.vad import VoiceDetector
 from stt_server.errors import ServerShutdown
 from stt_server.events import StreamEvent
 from stt_server.metrics import Metrics
@@ -67,7 +68,7 @@ class Service:
                 extra={"model": info.name, "why": "no other model is installed"},
             )
         try:
-            self._detector = VoiceDetector(await asyncio.to_thread(SileroModel), self.metrics)
+            self._detector = VoiceDetector(await asyncio.to_thread(load_silero), self.metrics)
             await self.engine.start()
         except Exception as error:
             self.state, self.failure = State.FAILED, error

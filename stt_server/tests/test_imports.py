@@ -50,9 +50,9 @@ def test_the_server_never_imports_torch() -> None:
     modules = imported_by(
         "from stt_server.app import create_app\n"
         "from stt_server.settings import EngineName, Settings\n"
-        "from stt_server.engine.silero import SileroModel\n"
+        "from stt_server.engine.silero import load_silero\n"
         "create_app(Settings(model=EngineName.SCRIPTED))\n"
-        "SileroModel()"
+        "load_silero()"
     )
 
     assert not modules & {"torch", "silero_vad", "torchaudio"}

@@ -1,9 +1,8 @@
-"""The voice activity detector: with the real model on real sound, and batching with a fake one."""
+"""The voice activity detector's network, in both forms, on real sound."""
 
 import asyncio
 import importlib.util
 import json
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from stt_server.engine.silero import SileroModel, VadState, VoiceDetector
+from stt_server.engine.onnx_file import OnnxFileError, read_float_weights
+from stt_server.engine.silero import NumpySilero, OnnxSilero, SileroModel, load_silero
+from stt_server.engine.vad import VadState, VoiceDetector
 from stt_server.events import SAMPLE_RATE, WINDOW_SAMPLES, Samples, SpeechStarted, TurnEnded
 from stt_server.metrics import Metrics
 from stt_server.settings import EndpointingSettings
@@ -25,9 +26,20 @@ MAX_ONSET_S = 0.150
 """From the first sound of a turn to the decision that speech started, in stream time."""
 
 
-@pytest.fixture(scope="module")
-def model() -> SileroModel:
-    return SileroModel()
+def package_file(name: str) -> Path:
+    spec = importlib.util.find_spec("silero_vad")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0]) / "data" / name
+
+
+def onnx_silero() -> OnnxSilero:
+    return OnnxSilero(package_file("silero_vad.onnx"))
+
+
+@pytest.fixture(scope="module", params=["chosen", "onnxruntime"])
+def model(request: pytest.FixtureRequest) -> SileroModel:
+    return load_silero() if request.param == "chosen" else onnx_silero()
 
 
 def windows_of(samples: Samples) -> list[Samples]:
@@ -38,7 +50,14 @@ def windows_of(samples: Samples) -> list[Samples]:
 def alone(model: SileroModel, samples: Samples) -> list[float]:
     """Probabilities of a stream that shares its batches with nobody."""
     state = VadState()
-    return [model.step([state], [window])[0] for window in windows_of(samples)]
+    return [one_step(model, [state], [window])[0] for window in windows_of(samples)]
+
+
+def one_step(
+    model: SileroModel, states: Sequence[VadState], windows: Sequence[Samples]
+) -> list[float]:
+    """One window of each stream."""
+    return [row[0] for row in model.run(states, [window[None] for window in windows])]
 
 
 def noisy(seed: int, count: int) -> list[Samples]:
@@ -76,7 +95,7 @@ def test_batch_of_streams_of_any_age_gives_the_same_bits_as_each_alone(
             continue
         windows = [streams[row][step - (6 - row % 7)] for row in rows]
         for row, probability in zip(
-            rows, model.step([states[row] for row in rows], windows), strict=True
+            rows, one_step(model, [states[row] for row in rows], windows), strict=True
         ):
             out[row].append(probability)
 
@@ -91,7 +110,7 @@ def test_interleaved_streams_give_the_same_bits_as_separate_ones(model: SileroMo
     out: list[list[float]] = [[], []]
     for pair in zip(first, second, strict=True):
         for stream, window in enumerate(pair):
-            out[stream] += model.step([states[stream]], [window])
+            out[stream] += one_step(model, [states[stream]], [window])
 
     assert out == expected
 
@@ -223,138 +242,51 @@ def test_digital_silence_opens_no_turn(model: SileroModel) -> None:
     assert max(alone(model, np.zeros(10 * SAMPLE_RATE, dtype=np.float32))) < 0.05
 
 
-# Batching, with a model that computes nothing
+# numpy in place of onnxruntime
 
 
-class LevelModel:
-    """The "probability" of a window is its first sample; a negative one is a failing device."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-        self.begun = threading.Event()
-        self.go_on = threading.Event()
-        self.go_on.set()
-
-    def step(self, states: Sequence[VadState], windows: Sequence[Samples]) -> list[float]:
-        self.begun.set()
-        self.go_on.wait(10)
-        self.batches.append(len(states))
-        levels = [float(window[0]) for window in windows]
-        if min(levels) < 0:
-            raise RuntimeError("the device is gone")
-        return levels
+def test_numpy_gives_the_numbers_of_onnxruntime_on_speech() -> None:
+    fast = NumpySilero(read_float_weights(package_file("silero_vad_16k_op15.onnx")))
+    for clip in clips():
+        samples = samples_of(cast("dict[str, Any]", clip.values[0]))
+        assert alone(fast, samples) == pytest.approx(alone(onnx_silero(), samples), abs=1e-4)
 
 
-def detector_with(model: LevelModel) -> VoiceDetector:
-    return VoiceDetector(cast("SileroModel", model), Metrics())
+@pytest.mark.parametrize("counts", [(1, 1), (3, 3, 3), (1, 16, 4), (5,)])
+def test_many_windows_at_once_give_the_same_bits_as_one_by_one(
+    model: SileroModel, counts: tuple[int, ...]
+) -> None:
+    streams = [np.stack(noisy(seed, count)) for seed, count in enumerate(counts)]
+
+    together = model.run([VadState() for _ in streams], streams)
+
+    assert together == [alone(model, stream.reshape(-1)) for stream in streams]
 
 
-def level(value: float, *, windows: int = 1) -> Samples:
-    return np.full(windows * WINDOW_SAMPLES, value, dtype=np.float32)
+def test_weights_of_another_network_fall_back_to_onnxruntime(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = read_float_weights(package_file("silero_vad_16k_op15.onnx"))
+    name = "model.decoder.rnn.bias_hh"
+    changed = {**weights, name: weights[name] + 0.1}
+    monkeypatch.setattr("stt_server.engine.silero.read_float_weights", lambda _: changed)
+
+    assert isinstance(load_silero(), OnnxSilero)
+    assert "vad.slow" in caplog.text
 
 
-async def test_streams_that_are_ready_together_share_a_batch() -> None:
-    model = LevelModel()
-    detector = detector_with(model)
+@pytest.mark.parametrize("keep", [10, 1_000, 700_000])
+def test_a_file_cut_short_is_refused(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(package_file("silero_vad_16k_op15.onnx").read_bytes()[:keep])
 
-    out = await asyncio.gather(*(detector.open().push(level(n / 64)) for n in range(32)))
-
-    assert out == [[n / 64] for n in range(32)]
-    assert model.batches == [32]
-
-
-async def test_streams_with_different_amounts_share_batches_as_long_as_they_last() -> None:
-    model = LevelModel()
-    detector = detector_with(model)
-
-    out = await asyncio.gather(
-        *(detector.open().push(level(0.5, windows=count)) for count in (1, 3, 2))
-    )
-
-    assert out == [[0.5], [0.5] * 3, [0.5] * 2]
-    assert model.batches == [3, 2, 1]
+    with pytest.raises(OnnxFileError):
+        read_float_weights(path)
 
 
-async def test_packet_without_a_whole_window_asks_nothing_of_the_model() -> None:
-    model = LevelModel()
+def test_garbage_is_no_onnx_file(tmp_path: Path) -> None:
+    path = tmp_path / "garbage.onnx"
+    path.write_bytes(b"\xff" * 100)
 
-    assert await detector_with(model).open().push(level(0.5)[:-1]) == []
-    assert model.batches == []
-
-
-async def test_failure_fails_the_callers_of_its_batch() -> None:
-    detector = detector_with(LevelModel())
-
-    results = await asyncio.gather(
-        *(detector.open().push(level(value)) for value in (0.5, -1.0, 0.25)),
-        return_exceptions=True,
-    )
-
-    assert [type(result) for result in results] == [RuntimeError] * 3
-
-
-async def test_failure_does_not_touch_later_callers() -> None:
-    detector = detector_with(LevelModel())
-    stream = detector.open()
-    with pytest.raises(RuntimeError):
-        await detector.open().push(level(-1.0))
-
-    assert await stream.push(level(0.5)) == [0.5]
-
-
-async def test_callers_that_come_during_a_failing_tick_are_served() -> None:
-    model = LevelModel()
-    detector = detector_with(model)
-    model.go_on.clear()
-    failing = asyncio.create_task(detector.open().push(level(-1.0)))
-    await asyncio.to_thread(model.begun.wait, 10)
-    waiting = asyncio.create_task(detector.open().push(level(0.5)))
-    model.go_on.set()
-
-    with pytest.raises(RuntimeError):
-        await failing
-    assert await waiting == [0.5]
-
-
-async def test_caller_cancelled_during_its_tick_does_not_disturb_the_others() -> None:
-    model = LevelModel()
-    detector = detector_with(model)
-    model.go_on.clear()
-    leaving = asyncio.create_task(detector.open().push(level(0.1)))
-    staying = asyncio.create_task(detector.open().push(level(0.5)))
-    await asyncio.to_thread(model.begun.wait, 10)
-
-    leaving.cancel()
-    await asyncio.wait([leaving])
-    model.go_on.set()
-
-    assert leaving.cancelled()
-    assert await staying == [0.5]
-    assert await detector.open().push(level(0.25)) == [0.25]
-
-
-async def test_caller_cancelled_before_its_tick_is_not_computed() -> None:
-    model = LevelModel()
-    detector = detector_with(model)
-    model.go_on.clear()
-    first = asyncio.create_task(detector.open().push(level(0.5)))
-    await asyncio.to_thread(model.begun.wait, 10)
-    leaving = asyncio.create_task(detector.open().push(level(-1.0)))
-    staying = asyncio.create_task(detector.open().push(level(0.25)))
-    await asyncio.sleep(0)
-
-    leaving.cancel()
-    model.go_on.set()
-
-    assert await first == [0.5]
-    assert await staying == [0.25]
-    assert model.batches == [1, 1]
-
-
-async def test_closed_detector_fails_its_callers() -> None:
-    detector = detector_with(LevelModel())
-    stream = detector.open()
-    detector.close()
-
-    with pytest.raises(RuntimeError):
-        await stream.push(level(0.5))
+    with pytest.raises(OnnxFileError):
+        read_float_weights(path)
