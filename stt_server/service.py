@@ -9,7 +9,7 @@ from enum import StrEnum
 from stt_server.admission import Admission
 from stt_server.auth import Authenticator
 from stt_server.engine.base import SegmentEngine, StreamingEngine
-from stt_server.engine.silero import load_silero
+from stt_server.engine.silero_process import SileroProcess
 from stt_server.engine.vad import VoiceDetector
 from stt_server.errors import ServerShutdown
 from stt_server.events import StreamEvent
@@ -53,6 +53,7 @@ class Service:
         self.without_key = Admission(MAX_WITHOUT_KEY)
         self.state = State.LOADING
         self.failure: Exception | None = None
+        self._silero = SileroProcess()
         self._detector: VoiceDetector | None = None
         self._sessions: dict[Session, asyncio.Task[None]] = {}
         self._checked_at = float("-inf")
@@ -68,7 +69,8 @@ class Service:
                 extra={"model": info.name, "why": "no other model is installed"},
             )
         try:
-            self._detector = VoiceDetector(await asyncio.to_thread(load_silero), self.metrics)
+            await self._silero.start()
+            self._detector = VoiceDetector(self._silero.infer, self.metrics)
             await self.engine.start()
         except Exception as error:
             self.state, self.failure = State.FAILED, error
@@ -121,8 +123,7 @@ class Service:
 
     async def close(self) -> None:
         """Free the models."""
-        if self._detector is not None:
-            self._detector.close()
+        await self._silero.stop()
         await self.engine.stop()
 
     async def serve(

@@ -8,7 +8,7 @@ import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime as ort
@@ -17,7 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from stt_server.engine.base import EngineUnavailable
 from stt_server.engine.onnx_file import OnnxFileError, read_float_weights
-from stt_server.engine.vad import CONTEXT_SAMPLES, Array, VadState, VadWindows
+from stt_server.engine.vad import CONTEXT_SAMPLES, HIDDEN, Array, VadModel, VadState, VadWindows
 from stt_server.events import SAMPLE_RATE, WINDOW_SAMPLES
 
 logger = logging.getLogger(__name__)
@@ -27,19 +27,10 @@ MIN_ROWS = 4
 company; that more rows change nothing is checked at start."""
 CHECKED_COMPANY = (1, 2, 3, 4, 5, 7, 8, 11, 16, 21, 40, 64, 100)
 HOP, STFT_SAMPLES, BINS, STEPS = 128, 256, 129, 4
-HIDDEN = 128
 TOLERANCE = 1e-4
 
 
-class SileroModel(Protocol):
-    """A `VadModel`."""
-
-    def run(self, states: Sequence[VadState], windows: Sequence[VadWindows]) -> list[list[float]]:
-        """See `VadModel.run`."""
-        ...
-
-
-def load_silero() -> SileroModel:
+def load_silero() -> VadModel:
     """The network in its fastest form that agrees with onnxruntime on this machine.
 
     Raises:

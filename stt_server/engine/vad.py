@@ -6,8 +6,7 @@ Weights are shared, state never is. The network itself is in `silero.py`.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -21,6 +20,11 @@ logger = logging.getLogger(__name__)
 
 CONTEXT_SAMPLES = 64
 """The model sees the end of the window before, too."""
+BATCHES_AHEAD = 2
+"""One is heard while the next one waits at the model: it must not wait for the loop, which has the
+answers of the last one to work on."""
+HIDDEN = 128
+"""Width of the model's recurrent layer."""
 
 Array: TypeAlias = NDArray[np.float32]
 VadWindows: TypeAlias = Array
@@ -35,8 +39,14 @@ def _zeros(*shape: int) -> Array:
 class VadState:
     """What the model remembers of one stream."""
 
-    recurrent: Array = field(default_factory=lambda: _zeros(2, 128))
+    recurrent: Array = field(default_factory=lambda: _zeros(2, HIDDEN))
     context: Array = field(default_factory=lambda: _zeros(CONTEXT_SAMPLES))
+
+
+Infer: TypeAlias = Callable[
+    [Sequence[VadState], Sequence[VadWindows]], Awaitable[list[list[float]]]
+]
+"""`VadModel.run`, off the event loop."""
 
 
 class VadModel(Protocol):
@@ -82,14 +92,13 @@ class VadStream:
 
 
 class VoiceDetector:
-    """Runs the model on one thread: whatever came in during a tick makes up the next batch."""
+    """Batches all streams: whatever came in during a tick makes up the next one."""
 
-    def __init__(self, model: VadModel, metrics: Metrics) -> None:
-        self._model = model
+    def __init__(self, infer: Infer, metrics: Metrics) -> None:
+        self._infer = infer
         self._metrics = metrics
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vad")
         self._waiting: deque[_Request] = deque()
-        self._ticker: asyncio.Task[None] | None = None
+        self._tickers: set[asyncio.Task[None]] = set()
 
     def open(self) -> VadStream:
         return VadStream(self)
@@ -102,31 +111,25 @@ class VoiceDetector:
         loop = asyncio.get_running_loop()
         request = _Request(state, windows, loop.create_future())
         self._waiting.append(request)
-        if self._ticker is None:
-            self._ticker = loop.create_task(self._run_ticks())
+        if len(self._tickers) < BATCHES_AHEAD:
+            ticker = loop.create_task(self._run_ticks())
+            self._tickers.add(ticker)
+            ticker.add_done_callback(self._tickers.discard)
         return await request.done
 
-    def close(self) -> None:
-        """Stop the thread; later calls fail."""
-        self._thread.shutdown(wait=False)
-
     async def _run_ticks(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while self._waiting:
-                # Let every session that is ready in this turn of the loop join the batch.
-                await asyncio.sleep(0)
-                requests = [request for request in self._waiting if not request.done.done()]
-                self._waiting.clear()
-                await self._tick(loop, requests)
-        finally:
-            self._ticker = None
+        # Let every session that is ready in this turn of the loop join the batch.
+        await asyncio.sleep(0)
+        while self._waiting:
+            requests = [request for request in self._waiting if not request.done.done()]
+            self._waiting.clear()
+            await self._tick(requests)
 
-    async def _tick(self, loop: asyncio.AbstractEventLoop, requests: list[_Request]) -> None:
+    async def _tick(self, requests: list[_Request]) -> None:
         states = [request.state for request in requests]
         windows = [request.windows for request in requests]
         try:
-            results = await loop.run_in_executor(self._thread, self._model.run, states, windows)
+            results = await self._infer(states, windows)
         except Exception as error:  # the model worker's boundary: fails this batch, not the server
             logger.exception("vad.tick_failed", extra={"streams": len(requests)})
             for request in requests:

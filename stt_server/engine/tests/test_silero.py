@@ -5,6 +5,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -14,8 +15,8 @@ import pytest
 import soundfile
 
 from stt_server.engine.onnx_file import OnnxFileError, read_float_weights
-from stt_server.engine.silero import NumpySilero, OnnxSilero, SileroModel, load_silero
-from stt_server.engine.vad import VadState, VoiceDetector
+from stt_server.engine.silero import NumpySilero, OnnxSilero, load_silero
+from stt_server.engine.vad import VadModel, VadState, VoiceDetector
 from stt_server.events import SAMPLE_RATE, WINDOW_SAMPLES, Samples, SpeechStarted, TurnEnded
 from stt_server.metrics import Metrics
 from stt_server.settings import EndpointingSettings
@@ -38,8 +39,12 @@ def onnx_silero() -> OnnxSilero:
 
 
 @pytest.fixture(scope="module", params=["chosen", "onnxruntime"])
-def model(request: pytest.FixtureRequest) -> SileroModel:
+def model(request: pytest.FixtureRequest) -> VadModel:
     return load_silero() if request.param == "chosen" else onnx_silero()
+
+
+def detector_with(model: VadModel) -> VoiceDetector:
+    return VoiceDetector(partial(asyncio.to_thread, model.run), Metrics())
 
 
 def windows_of(samples: Samples) -> list[Samples]:
@@ -47,14 +52,14 @@ def windows_of(samples: Samples) -> list[Samples]:
     return list(samples[: count * WINDOW_SAMPLES].reshape(count, WINDOW_SAMPLES))
 
 
-def alone(model: SileroModel, samples: Samples) -> list[float]:
+def alone(model: VadModel, samples: Samples) -> list[float]:
     """Probabilities of a stream that shares its batches with nobody."""
     state = VadState()
     return [one_step(model, [state], [window])[0] for window in windows_of(samples)]
 
 
 def one_step(
-    model: SileroModel, states: Sequence[VadState], windows: Sequence[Samples]
+    model: VadModel, states: Sequence[VadState], windows: Sequence[Samples]
 ) -> list[float]:
     """One window of each stream."""
     return [row[0] for row in model.run(states, [window[None] for window in windows])]
@@ -81,7 +86,7 @@ def load_noise() -> ModuleType:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 13, 16, 17, 31, 32, 33, 40])
 def test_batch_of_streams_of_any_age_gives_the_same_bits_as_each_alone(
-    model: SileroModel, count: int
+    model: VadModel, count: int
 ) -> None:
     streams = [noisy(seed, 1 + seed % 7) for seed in range(count)]
     expected = [alone(model, np.concatenate(stream)) for stream in streams]
@@ -102,7 +107,7 @@ def test_batch_of_streams_of_any_age_gives_the_same_bits_as_each_alone(
     assert out == expected
 
 
-def test_interleaved_streams_give_the_same_bits_as_separate_ones(model: SileroModel) -> None:
+def test_interleaved_streams_give_the_same_bits_as_separate_ones(model: VadModel) -> None:
     first, second = noisy(1, 50), noisy(2, 50)
     expected = [alone(model, np.concatenate(stream)) for stream in (first, second)]
 
@@ -115,9 +120,9 @@ def test_interleaved_streams_give_the_same_bits_as_separate_ones(model: SileroMo
     assert out == expected
 
 
-async def test_concurrent_streams_give_the_same_bits_as_each_alone(model: SileroModel) -> None:
+async def test_concurrent_streams_give_the_same_bits_as_each_alone(model: VadModel) -> None:
     sounds = [np.concatenate(noisy(seed, 20 + seed)) for seed in range(12)]
-    detector = VoiceDetector(model, Metrics())
+    detector = detector_with(model)
 
     async def listen(seed: int, sound: Samples) -> list[float]:
         stream, rng = detector.open(), np.random.default_rng(seed)
@@ -131,21 +136,19 @@ async def test_concurrent_streams_give_the_same_bits_as_each_alone(model: Silero
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(listen(*item)) for item in enumerate(sounds)]
-    detector.close()
 
     assert [task.result() for task in tasks] == [alone(model, sound) for sound in sounds]
 
 
 @pytest.mark.parametrize("packet", [160, 320, 511, 512, 513, 1_600, 8_000, 40_000])
-async def test_packet_borders_do_not_matter(model: SileroModel, packet: int) -> None:
+async def test_packet_borders_do_not_matter(model: VadModel, packet: int) -> None:
     sound = np.concatenate(noisy(3, 60))[: 59 * WINDOW_SAMPLES + 100]
-    detector = VoiceDetector(model, Metrics())
+    detector = detector_with(model)
     stream = detector.open()
 
     out: list[float] = []
     for start in range(0, len(sound), packet):
         out += await stream.push(sound[start : start + packet])
-    detector.close()
 
     assert out == alone(model, sound)
 
@@ -161,7 +164,7 @@ class Decision:
     decided_s: float
 
 
-def decisions_on(model: SileroModel, samples: Samples) -> list[Decision]:
+def decisions_on(model: VadModel, samples: Samples) -> list[Decision]:
     endpointer = Endpointer(EndpointingSettings())
     return [
         Decision(event, endpointer.at / SAMPLE_RATE)
@@ -194,7 +197,7 @@ def samples_of(clip: dict[str, Any]) -> Samples:
 
 
 @pytest.mark.parametrize("clip", clips())
-def test_each_spoken_turn_is_one_turn(model: SileroModel, clip: dict[str, Any]) -> None:
+def test_each_spoken_turn_is_one_turn(model: VadModel, clip: dict[str, Any]) -> None:
     decisions = decisions_on(model, samples_of(clip))
 
     starts = [cast("SpeechStarted", start.event).at for start in starts_of_turns(decisions)]
@@ -210,7 +213,7 @@ def test_each_spoken_turn_is_one_turn(model: SileroModel, clip: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("clip", clips())
-def test_onset_is_decided_soon_enough_to_barge_in(model: SileroModel, clip: dict[str, Any]) -> None:
+def test_onset_is_decided_soon_enough_to_barge_in(model: VadModel, clip: dict[str, Any]) -> None:
     starts = starts_of_turns(decisions_on(model, samples_of(clip)))
 
     # Measured: 22-108 ms.
@@ -224,7 +227,7 @@ def test_onset_is_decided_soon_enough_to_barge_in(model: SileroModel, clip: dict
 @pytest.mark.skipif(not (SOUNDS / "noise.py").exists(), reason="tests/audio/noise.py is missing")
 @pytest.mark.parametrize("level_dbfs", [-45, -30, -18])
 @pytest.mark.parametrize("kind", ["white", "pink", "brown", "hum", "music", "clicks"])
-def test_noise_and_music_open_no_turn(model: SileroModel, kind: str, level_dbfs: int) -> None:
+def test_noise_and_music_open_no_turn(model: VadModel, kind: str, level_dbfs: int) -> None:
     make: Callable[..., Samples] = getattr(load_noise(), kind)
 
     # Measured maxima over 8 min a level: noises 0.14, hum 0.17, clicks 0.24.
@@ -232,13 +235,13 @@ def test_noise_and_music_open_no_turn(model: SileroModel, kind: str, level_dbfs:
 
 
 @pytest.mark.skipif(not (SOUNDS / "noise.py").exists(), reason="tests/audio/noise.py is missing")
-def test_chord_change_opens_no_turn(model: SileroModel) -> None:
+def test_chord_change_opens_no_turn(model: VadModel) -> None:
     make: Callable[..., Samples] = load_noise().music
 
     assert starts_of_turns(decisions_on(model, make(8, level_dbfs=-40, seed=9))) == []
 
 
-def test_digital_silence_opens_no_turn(model: SileroModel) -> None:
+def test_digital_silence_opens_no_turn(model: VadModel) -> None:
     assert max(alone(model, np.zeros(10 * SAMPLE_RATE, dtype=np.float32))) < 0.05
 
 
@@ -254,7 +257,7 @@ def test_numpy_gives_the_numbers_of_onnxruntime_on_speech() -> None:
 
 @pytest.mark.parametrize("counts", [(1, 1), (3, 3, 3), (1, 16, 4), (5,)])
 def test_many_windows_at_once_give_the_same_bits_as_one_by_one(
-    model: SileroModel, counts: tuple[int, ...]
+    model: VadModel, counts: tuple[int, ...]
 ) -> None:
     streams = [np.stack(noisy(seed, count)) for seed, count in enumerate(counts)]
 
