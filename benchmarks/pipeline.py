@@ -83,7 +83,9 @@ def measure(server: RunningServer, idle_mib: float, count: int, seconds: float) 
 
 
 def _vad_totals(server: RunningServer) -> tuple[float, float]:
-    return server.metric("stt_vad_batch_windows_sum"), server.metric("stt_vad_batch_windows_count")
+    return server.metric("stt_vad_batch_sessions_sum"), server.metric(
+        "stt_vad_batch_sessions_count"
+    )
 
 
 def table(rows: list[Row]) -> str:

@@ -6,10 +6,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from stt_server.app import create_app
     from stt_server.clients.client import Client
+    from stt_server.clients.options import ClientOptions
     from stt_server.protocols.native_messages import AudioFrame, TranscriptionSegment
     from stt_server.settings import Settings
 
-__all__ = ["AudioFrame", "Client", "Settings", "TranscriptionSegment", "__version__", "create_app"]
+__all__ = [
+    "AudioFrame",
+    "Client",
+    "ClientOptions",
+    "Settings",
+    "TranscriptionSegment",
+    "__version__",
+    "create_app",
+]
 
 try:
     __version__ = version("stt-server")
@@ -19,6 +28,7 @@ except PackageNotFoundError:  # run from a checkout without installing
 _HOMES = {
     "AudioFrame": "stt_server.protocols.native_messages",
     "Client": "stt_server.clients.client",
+    "ClientOptions": "stt_server.clients.options",
     "Settings": "stt_server.settings",
     "TranscriptionSegment": "stt_server.protocols.native_messages",
     "create_app": "stt_server.app",

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
@@ -170,6 +171,7 @@ def create_app(
             await service.close()
 
     app = Starlette(
+        exception_handlers={HTTPException: _http_error},
         routes=[
             Route("/health", endpoints.health),
             Route("/ready", endpoints.ready),
@@ -194,6 +196,12 @@ def _unavailable(message: str) -> Response:
     response = _error(503, "overloaded", message)
     response.headers["Retry-After"] = "1"
     return response
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = "not_found" if error.status_code == 404 else "invalid_request"
+    return _error(error.status_code, code, error.detail)
 
 
 _ERROR_TYPES = {401: "authentication_error", 503: "server_error"}

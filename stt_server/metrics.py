@@ -1,6 +1,13 @@
 """Counters and histograms, one registry per app; each is changed in one place."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 
 class Metrics:
@@ -8,6 +15,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.capacity = Gauge("stt_capacity", "Sessions at once at most.", registry=self.registry)
         self.sessions = Gauge(
             "stt_open_sessions", "Open sessions.", ["protocol"], registry=self.registry
         )
@@ -31,19 +40,19 @@ class Metrics:
         )
         self.lag_seconds = Histogram(
             "stt_lag_seconds",
-            "Audio received minus audio decoded, seen once a second per session.",
+            "Audio received minus audio decoded, once a second per session.",
             buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300),
             registry=self.registry,
         )
         self.time_to_final_seconds = Histogram(
             "stt_time_to_final_seconds",
-            "From the decision that a turn ended to its final on the wire.",
+            "From the decision that a turn ended to its final, ready to be sent.",
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5),
             registry=self.registry,
         )
         self.vad_batch = Histogram(
-            "stt_vad_batch_windows",
-            "Windows in one VAD inference.",
+            "stt_vad_batch_sessions",
+            "Sessions in one VAD inference.",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
             registry=self.registry,
         )

@@ -15,7 +15,8 @@ Out = TypeVar("Out")
 Next = TypeVar("Next")
 
 EVENT_WEIGHT = 160
-"""What an item without audio counts in a channel, in samples: a flood of them is bounded too."""
+"""The least that any item counts in a channel, as samples do: a flood of small ones is bounded too.
+A message counts its length."""
 
 
 class ChannelClosed(Exception):
@@ -23,7 +24,7 @@ class ChannelClosed(Exception):
 
 
 class Channel(Generic[In]):
-    """A queue bounded in seconds of audio, for one writer side and one reader.
+    """A queue bounded in seconds of audio, with one reader.
 
     It takes an item while it holds less than its bound, however large the item: a message longer
     than the bound must pass, too.
@@ -37,10 +38,6 @@ class Channel(Generic[In]):
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
-
-    @property
-    def held_seconds(self) -> float:
-        return self._held / SAMPLE_RATE
 
     async def put(self, item: In) -> None:
         """Wait for room, then append.
@@ -87,7 +84,13 @@ class Channel(Generic[In]):
 
 
 def _weight(item: object) -> int:
-    return max(len(item.samples), EVENT_WEIGHT) if isinstance(item, Audio) else EVENT_WEIGHT
+    match item:
+        case Audio(samples=samples):
+            return max(len(samples), EVENT_WEIGHT)
+        case str() | bytes():
+            return max(len(item), EVENT_WEIGHT)
+        case _:
+            return EVENT_WEIGHT
 
 
 class Stage(ABC, Generic[In, Out]):
@@ -156,7 +159,7 @@ class Progress:
     done: int = 0
     """Samples that have been through the ASR stage."""
     done_at: float = 0.0
-    """Loop time at which `done` last grew."""
+    """When `done` last grew, on the session's clock."""
     turn_open: bool = False
 
     @property

@@ -2,8 +2,7 @@
 
 Ours, a windowed sinc evaluated where output samples fall, delays by 2 to 9 ms. soxr works in
 blocks: it holds 36 ms of a 48 kHz stream and 115 ms of a telephone's 8 kHz, which every onset,
-every interim and every final would wait for. It remains for odd ratios, whose tables would be
-large.
+every interim and every final would wait for. It remains for uncommon rates.
 """
 
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ TRANSITION = 0.2
 CENTRE = 0.96
 MAX_PRODUCTS = 9_000
 """Of one group's matrix: BLAS starts threads for larger ones, which costs more than it gives."""
-MAX_CYCLE = 1_280
-"""Output samples in one period of a ratio that is not odd."""
+RATES = frozenset({8_000, 11_025, 12_000, 22_050, 24_000, 32_000, 44_100, 48_000})
+"""What sound cards, telephones and codecs speak. Tables for any other ratio may be large, and
+anybody may ask for any."""
 
 
 class Resampler(Protocol):
@@ -41,9 +41,7 @@ class Resampler(Protocol):
 
 def make_resampler(rate: int) -> Resampler:
     """A resampler from `rate` Hz to 16 kHz."""
-    if SAMPLE_RATE // gcd(rate, SAMPLE_RATE) > MAX_CYCLE:
-        return _SoxrResampler(rate)
-    return _SincResampler(rate)
+    return _SincResampler(rate) if rate in RATES else _SoxrResampler(rate)
 
 
 class _SincResampler:
@@ -112,7 +110,7 @@ class _Plan:
     groups: tuple[_Group, ...]
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=len(RATES))
 def _plan(rate: int) -> _Plan:
     common = gcd(rate, SAMPLE_RATE)
     inputs, outputs = rate // common, SAMPLE_RATE // common

@@ -79,11 +79,22 @@ def serve(settings: Settings) -> int:
     # The model's thread asks for the interpreter several times per tick; with the default of 5 ms
     # it would wait longer for it than it computes.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _allow_many_files()
     # What was loaded until here stays: the collector need not look at it again.
     gc.freeze()
     with listener:
         server.run(sockets=[listener])
     return 1 if service.failure is not None else 0
+
+
+def _allow_many_files() -> None:
+    """Every session is a socket, and some systems begin with as few as 256 files."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from stt_server.admission import Admission
 from stt_server.auth import Authenticator
-from stt_server.engine.base import SegmentEngine, StreamingEngine
+from stt_server.engine.base import EngineUnavailable, SegmentEngine, StreamingEngine
 from stt_server.engine.silero_process import SileroProcess
 from stt_server.engine.vad import VoiceDetector
 from stt_server.errors import ServerShutdown
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 CHECK_EVERY_S = 30.0
 """How long a successful recognition counts as recent for `/ready`."""
 CHECK_TIMEOUT_S = 10.0
+CHECK_AGAIN_S = 5.0
+"""How long a failed one counts: a crowd of probes must not queue behind a sick model."""
+NO_ANSWER = "the model does not answer"
 MAX_WITHOUT_KEY = 64
 """Connections at once that have yet to send their key in a message."""
 
@@ -47,16 +50,19 @@ class Service:
         self.settings = settings
         self.engine = engine
         self.metrics = Metrics()
-        self.authenticator = Authenticator(settings.auth)
+        self.authenticator = Authenticator(
+            settings.auth, on_loopback=settings.bind_host in ("127.0.0.1", "::1", "localhost")
+        )
         capacity = engine.info.capacity
         self.admission = Admission(min(capacity, settings.limits.max_sessions or capacity))
+        self.metrics.capacity.set(self.admission.capacity)
         self.without_key = Admission(MAX_WITHOUT_KEY)
         self.state = State.LOADING
         self.failure: Exception | None = None
         self._silero = SileroProcess()
         self._detector: VoiceDetector | None = None
         self._sessions: dict[Session, asyncio.Task[None]] = {}
-        self._checked_at = float("-inf")
+        self._checked_at = self._check_failed_at = float("-inf")
         self._check_lock = asyncio.Lock()
 
     async def load(self) -> None:
@@ -74,7 +80,10 @@ class Service:
             await self.engine.start()
         except Exception as error:
             self.state, self.failure = State.FAILED, error
-            logger.error("model.failed", extra={"model": info.name, "error": str(error)})
+            trace = None if isinstance(error, EngineUnavailable) else error
+            logger.error(
+                "model.failed", extra={"model": info.name, "error": str(error)}, exc_info=trace
+            )
             raise
         self._checked_at = time.monotonic()
         if self.state is State.LOADING:
@@ -93,14 +102,18 @@ class Service:
         if self.state is not State.READY:
             return self.state.value
         async with self._check_lock:
-            if time.monotonic() - self._checked_at < CHECK_EVERY_S:
+            now = time.monotonic()
+            if now - self._checked_at < CHECK_EVERY_S:
                 return None
+            if now - self._check_failed_at < CHECK_AGAIN_S:
+                return NO_ANSWER
             try:
                 async with asyncio.timeout(CHECK_TIMEOUT_S):
                     await self.engine.check()
             except Exception:  # any failure of the engine means: not ready
                 logger.exception("model.check_failed", extra={"model": self.engine.info.name})
-                return "the model does not answer"
+                self._check_failed_at = time.monotonic()
+                return NO_ANSWER
             self._checked_at = time.monotonic()
             return None
 

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from stt_server.errors import (
     Unauthorized,
 )
 from stt_server.events import (
+    SAMPLE_RATE,
     Audio,
     Backlog,
     Configure,
@@ -32,6 +34,7 @@ from stt_server.events import (
     StreamEvent,
     seconds,
 )
+from stt_server.log import session_id
 from stt_server.metrics import Metrics
 from stt_server.pipeline import Channel, ChannelClosed, Pipeline, Progress
 from stt_server.protocols.base import (
@@ -52,8 +55,16 @@ BACKLOG_WARNING_S = 5.0
 BAD_MESSAGE_WINDOW_S = 10.0
 SPLIT_SAMPLE_WAIT_S = 1.0
 """How long half a sample waits for the packet with its other half."""
-OUTBOUND_BOUND_S = 20.0
-"""Room for messages to the client, in the channel's own measure: about 2,000 of them."""
+OUTBOUND_BYTES = 4 * 2**20
+"""Room for messages that the client has not read."""
+STAGE_BOUND_S = 2.0
+"""Audio between two stages; the rest waits ahead of the first one, within the limit."""
+MAX_KEYLESS_BYTES = 2**16
+"""A message that may carry the key needs no more."""
+FINISH_STALL_S = 120.0
+"""A session that is to finish and does not get on for so long is given up."""
+MIN_WATCH_S = 0.05
+REASON_BYTES = 120
 
 
 class Transport(Protocol):
@@ -68,6 +79,11 @@ class Transport(Protocol):
         ...
 
     async def close(self, code: int, reason: str) -> None: ...
+
+    @property
+    def is_gone(self) -> bool:
+        """The connection is lost, which `receive` tells only to who reads."""
+        ...
 
     @property
     def pinged_at(self) -> float:
@@ -112,15 +128,16 @@ class Session:
         self._clock = clock
         self._ingress = Ingress()
         self._input: Channel[StreamEvent] = Channel(limits.max_backlog_s)
-        self._outbound: Channel[Message] = Channel(OUTBOUND_BOUND_S)
+        self._outbound: Channel[Message] = Channel(OUTBOUND_BYTES / SAMPLE_RATE)
+        self._unput: deque[Audio] = deque()
         self._options: SessionOptions = parts.codec.options
         self._ending: SessionError | None = None
         self._draining: SessionError | None = None
-        self._finishing = False
+        self._finishing = self._asked_to_finish = False
         self._bad_messages: deque[float] = deque()
         now = clock()
         self._opened_at = self._last_message_at = self._last_audio_at = now
-        self._finishing_at = now
+        self._finishing_at = self._ending_at = self._observed_at = now
         self._warned_at = now - BACKLOG_WARNING_S
 
     async def run(self) -> None:
@@ -141,9 +158,14 @@ class Session:
             await self._serve()
         except* Exception as group:
             failures = _leaves(group)
+        for failure in failures:
+            if not isinstance(failure, ClientGone | SessionError):
+                logger.error("session.failed", exc_info=failure)
         if any(isinstance(failure, ClientGone) for failure in failures):
             return "disconnect"
-        error = session_error(failures) if failures else self._ending
+        error = _to_tell(failures) if failures else self._ending
+        if self._asked_to_finish and not failures:
+            error = None
         if error is None:
             await self._close(1000, "")
             return "client"
@@ -152,8 +174,9 @@ class Session:
 
     def end(self, error: SessionError) -> None:
         """Take no more audio, send what was said, then close with `error`."""
-        if self._ending is None and not self._finishing:
-            self._ending = error
+        if self._ending is None:
+            self._ending, self._ending_at = error, self._clock()
+        if not self._finishing:
             self._finish()
 
     def drain(self, error: SessionError) -> None:
@@ -165,10 +188,9 @@ class Session:
             reader = group.create_task(self._read())
             writer = group.create_task(self._write())
             watchdog = group.create_task(self._watch())
-            bound_s = self._limits.max_backlog_s
-            await self._pipeline.run(self._input, self._outbound, bound_s=bound_s)
+            await self._pipeline.run(self._input, self._outbound, bound_s=STAGE_BOUND_S)
             watchdog.cancel()
-            if self._ending is None:
+            if self._ending is None or self._asked_to_finish:
                 for message in self._codec.encode(Finished(self._progress.received)):
                     await self._outbound.put(message)
             self._outbound.close()
@@ -180,15 +202,25 @@ class Session:
     async def _read(self) -> None:
         while (message := await self._transport.receive()) is not None:
             self._last_message_at = self._clock()
-            if self._finishing:
-                continue
             try:
-                await self._take(message)
+                if self._finishing:
+                    await self._answer_ping(message)
+                else:
+                    await self._take(message)
             except ChannelClosed:
                 continue  # the session began to end while this message waited for room
         raise ClientGone
 
+    async def _answer_ping(self, message: Message) -> None:
+        """All that a client which has finished may still want."""
+        with suppress(SttError):
+            for event in self._codec.decode(message):
+                if isinstance(event, Reply):
+                    await self._outbound.put(event.message)
+
     async def _take(self, message: Message) -> None:
+        if self._authenticate is not None and len(message) > MAX_KEYLESS_BYTES:
+            raise Unauthorized("send your API key in a config message first")
         try:
             for event in self._codec.decode(message):
                 await self._accept(event)
@@ -209,6 +241,7 @@ class Session:
             case Finish():
                 self._require_key()
                 await self._report_split_sample()
+                self._asked_to_finish = True
                 self._finish()
             case Configure() | Flush():
                 self._require_key()
@@ -220,10 +253,14 @@ class Session:
     async def _accept_audio(self, packet: Packet) -> None:
         if not packet.splits_samples:
             await self._report_split_sample()
+        at = self._progress.received
         for samples in self._ingress.push(packet):
-            audio = Audio(self._progress.received, samples)
-            self._progress.received += len(samples)
-            await self._input.put(audio)
+            self._unput.append(Audio(at, samples))
+            at += len(samples)
+        # While this waits for room the session may begin to end: `_finish` takes the rest.
+        while self._unput:
+            await self._input.put(self._unput[0])
+            self._progress.received = self._unput.popleft().end
         # Counted from the end of the packet: putting may have waited for room.
         self._last_audio_at = self._clock()
 
@@ -234,9 +271,12 @@ class Session:
     def _finish(self) -> None:
         self._finishing = True
         self._finishing_at = self._clock()
-        tail = Audio(self._progress.received, self._ingress.finish())
+        rest = list(self._unput)
+        self._unput.clear()
+        end = rest[-1].end if rest else self._progress.received
+        tail = Audio(end, self._ingress.finish())
         self._progress.received = tail.end
-        self._input.close(tail)
+        self._input.close(*rest, tail)
 
     async def _refuse(self, error: SttError) -> None:
         """Answer a bad message; the session lives unless the error says otherwise."""
@@ -271,6 +311,9 @@ class Session:
 
     async def _close_with(self, error: SessionError) -> None:
         self._metrics.errors.labels(error.code).inc()
+        if isinstance(error, ClientTooSlow):
+            await self._close(error.close_code, str(error), timeout_s=0.0)
+            return
         # What was ready for the client before the error still belongs to it.
         self._outbound.close()
         try:
@@ -283,10 +326,13 @@ class Session:
             logger.debug("session.error_not_delivered", extra={"code": error.code})
         await self._close(error.close_code, str(error))
 
-    async def _close(self, code: int, reason: str) -> None:
+    async def _close(self, code: int, reason: str, *, timeout_s: float | None = None) -> None:
+        if timeout_s is None:
+            timeout_s = self._limits.send_timeout_s
+        short = reason.encode()[:REASON_BYTES].decode(errors="ignore")
         try:
-            async with asyncio.timeout(self._limits.send_timeout_s):
-                await self._transport.close(code, reason)
+            async with asyncio.timeout(timeout_s):
+                await self._transport.close(code, short)
         except (TimeoutError, ClientGone):
             logger.debug("session.close_not_delivered", extra={"close_code": code})
 
@@ -296,8 +342,11 @@ class Session:
         """Everything that happens because time passes."""
         while True:
             stall_s = self._options.endpointing.stall_ms / 1_000
-            await asyncio.sleep(min(1.0, stall_s / 4 or 1.0, self._limits.handshake_s / 2))
+            pause_s = min(1.0, stall_s / 4 or 1.0, self._limits.handshake_s / 2)
+            await asyncio.sleep(max(MIN_WATCH_S, pause_s))
             now = self._clock()
+            if self._transport.is_gone:
+                raise ClientGone
             self._check_limits(now)
             await self._check_stall(now, stall_s)
             await self._check_backlog(now)
@@ -308,8 +357,11 @@ class Session:
         limits = self._limits
         # A client that waits for audio it has sent to be decoded is not idle.
         last_sign = max(self._last_message_at, self._transport.pinged_at, self._progress.done_at)
-        if self._ending is not None and now - self._finishing_at > limits.drain_s / 2:
+        if self._ending is not None and now - self._ending_at > limits.drain_s / 2:
             raise self._ending
+        moved_at = max(self._finishing_at, self._progress.done_at)
+        if self._finishing and now - moved_at > FINISH_STALL_S:
+            raise InternalError("the session could not be finished")
         if self._draining is not None and not self._progress.turn_open:
             self.end(self._draining)
         if self._authenticate is not None and now - self._opened_at > limits.handshake_s:
@@ -329,20 +381,21 @@ class Session:
 
     async def _check_backlog(self, now: float) -> None:
         lag = self._progress.lag_seconds
-        self._metrics.lag_seconds.observe(lag)
+        if now - self._observed_at >= 1.0:
+            self._observed_at = now
+            self._metrics.lag_seconds.observe(lag)
         if lag > BACKLOG_WARNING_S and now - self._warned_at >= BACKLOG_WARNING_S:
             self._warned_at = now
             for message in self._codec.encode(Backlog(lag)):
                 await self._outbound.put(message)
 
 
-def session_error(failures: list[Exception]) -> SessionError:
-    """What to tell the client of `failures`; an unknown one is logged here."""
+def _to_tell(failures: list[Exception]) -> SessionError:
+    """What the client is told of `failures`."""
     for failure in failures:
         if isinstance(failure, SessionError):
             return failure
-    logger.error("session.failed", exc_info=failures[0])
-    return InternalError("internal error")
+    return InternalError(f"internal error in session {session_id.get()}")
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:

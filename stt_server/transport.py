@@ -93,6 +93,10 @@ class WebSocketTransport:
         self._connection: PatientWebSocketProtocol | None = extension.get("connection")
 
     @property
+    def is_gone(self) -> bool:
+        return self._connection is not None and self._connection.disconnected
+
+    @property
     def pinged_at(self) -> float:
         return self._connection.pinged_at if self._connection is not None else 0.0
 

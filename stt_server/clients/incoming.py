@@ -56,7 +56,7 @@ class Incoming:
 
     async def read(self, websocket: ClientConnection) -> None:
         """Take messages until the connection ends."""
-        end: ClientError = ClientClosed("the client is closed")
+        end: ClientError = UnreadableMessage("the client failed to read a message")
         try:
             while True:
                 while self._inbox.is_full:
@@ -71,6 +71,9 @@ class Incoming:
                 end = ConnectionLost(1006 if code is None else code, websocket.close_reason or "")
         except (UnreadableMessage, OptionsRefused) as error:
             end = error
+        except asyncio.CancelledError:
+            end = ClientClosed("the client is closed")
+            raise
         finally:
             self.stop(end)
 

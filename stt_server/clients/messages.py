@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from stt_server.clients.errors import UnreadableMessage
 from stt_server.protocols.native_messages import (
@@ -59,5 +59,5 @@ def parse_message(text: str) -> ServerMessage:
         if kind is not None:
             return UnknownMessage(str(kind), fields)
         return TranscriptionSegment.model_validate(fields)
-    except (json.JSONDecodeError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:  # also pydantic's, and a giant number's
         raise UnreadableMessage("the server sent a message that cannot be read") from error

@@ -46,6 +46,13 @@ EVIDENCE_S = 60.0
 """A worker that answered within this time needs no further proof of life."""
 
 
+def usable_cpus() -> int:
+    """Cores this process may run on: a container or a CPU set may leave it few of the machine's."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class PocketsphinxEngine:
     """Streams served by a bounded pool of worker processes."""
 
@@ -57,7 +64,7 @@ class PocketsphinxEngine:
         self._pool = WorkerPool(
             # -P: the script's own folder holds a pocketsphinx.py and must not be searched.
             [sys.executable, "-P", str(worker), json.dumps(sys.path)],
-            size=settings.workers or 2 * (os.cpu_count() or 1),
+            size=settings.workers or 2 * usable_cpus(),
             limits=self._limits,
             prepare=self._prepare,
             clean=self._clean,

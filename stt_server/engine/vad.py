@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -112,7 +113,8 @@ class VoiceDetector:
         request = _Request(state, windows, loop.create_future())
         self._waiting.append(request)
         if len(self._tickers) < BATCHES_AHEAD:
-            ticker = loop.create_task(self._run_ticks())
+            # In no session's context: what it logs is nobody's in particular.
+            ticker = loop.create_task(self._run_ticks(), context=Context())
             self._tickers.add(ticker)
             ticker.add_done_callback(self._tickers.discard)
         return await request.done
@@ -123,7 +125,8 @@ class VoiceDetector:
         while self._waiting:
             requests = [request for request in self._waiting if not request.done.done()]
             self._waiting.clear()
-            await self._tick(requests)
+            if requests:
+                await self._tick(requests)
 
     async def _tick(self, requests: list[_Request]) -> None:
         states = [request.state for request in requests]

@@ -14,6 +14,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
@@ -87,7 +88,9 @@ class WorkerProcess:
             *command, stdin=pipe, stdout=pipe, stderr=pipe
         )
         worker = cls(process, on_exit)
-        worker._supervisor = asyncio.create_task(worker._supervise(), name=f"worker-{process.pid}")
+        worker._supervisor = asyncio.create_task(
+            worker._supervise(), name=f"worker-{process.pid}", context=Context()
+        )
         return worker
 
     @property
@@ -162,19 +165,21 @@ class WorkerProcess:
             self._on_exit(self)
 
     async def _read_answers(self) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError):
-            while True:
-                _, length = HEADER.unpack(await self._stdout.readexactly(HEADER.size))
-                payload = await self._stdout.readexactly(length)
-                if not self._answers:
-                    break
-                answer = self._answers.popleft()
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                while True:
+                    _, length = HEADER.unpack(await self._stdout.readexactly(HEADER.size))
+                    payload = await self._stdout.readexactly(length)
+                    if not self._answers:
+                        break
+                    answer = self._answers.popleft()
+                    if not answer.done():
+                        answer.set_result(payload)
+        finally:
+            self.kill()
+            for answer in self._answers:
                 if not answer.done():
-                    answer.set_result(payload)
-        self.kill()
-        for answer in self._answers:
-            if not answer.done():
-                answer.set_result(None)
+                    answer.set_result(None)
 
     async def _log_stderr(self) -> None:
         while text := await self._stderr.read(8_192):
@@ -279,8 +284,9 @@ class WorkerPool:
     async def _start_worker(self) -> None:
         try:
             worker = await self._launch()
-        except (OSError, WorkerLost) as error:
-            logger.error("worker.start_failed", extra={"error": str(error)})
+        except Exception as error:  # the worker's boundary: nonsense from it must not stop the pool
+            trace = None if isinstance(error, OSError | WorkerLost) else error
+            logger.error("worker.start_failed", extra={"error": str(error)}, exc_info=trace)
             self._losses.add()
             self._starting -= 1
             self._refuse_unserved()
@@ -309,6 +315,9 @@ class WorkerPool:
             await self._clean(worker)
         except WorkerLost:
             worker.kill()
+        except Exception:  # the worker's boundary, as above
+            logger.exception("worker.clean_failed", extra={"pid": worker.pid})
+            worker.kill()
         else:
             self._offer(worker)
 
@@ -335,6 +344,7 @@ class WorkerPool:
             waiter.set_result(None)
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
+        # In no session's context: what is logged is about the pool.
+        task = asyncio.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

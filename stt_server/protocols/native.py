@@ -65,6 +65,11 @@ from stt_server.protocols.native_messages import (
 from stt_server.protocols.native_segments import SegmentWriter
 from stt_server.settings import SessionOptions
 
+MAX_JSON_PER_AUDIO = 12
+"""Text longer than so many times the most audio of a message is refused unread: reading megabytes
+of brackets takes the event loop for seconds."""
+MAX_PONG = 288
+
 _WHITESPACE = b" \t\r\n"
 
 
@@ -103,6 +108,8 @@ class NativeCodec:
             self._check_size(message)
             self._audio_seen = self._audio_seen or bool(message)
             return [Packet(message, self._config.format, splits_samples=True)]
+        if len(message) > MAX_JSON_PER_AUDIO * self._max_audio_bytes:
+            raise FrameTooLarge(f"a message of {len(message)} characters")
         try:
             value: object = from_json(message, allow_inf_nan=False)
         except ValueError as error:
@@ -120,7 +127,8 @@ class NativeCodec:
             case "config":
                 return self._decode_config(message)
             case kind if "samples" not in fields:
-                raise InvalidMessage(f"unknown message type {str(kind)[:32]!r} and no samples")
+                shown = repr(kind[:32]) if isinstance(kind, str) else "of no text"
+                raise InvalidMessage(f"unknown message type {shown} and no samples")
             case _:
                 return [self._decode_audio(fields)]
 
@@ -206,7 +214,10 @@ def _dump(message: WireModel) -> str:
 def _pong(ping: Mapping[str, object]) -> str:
     """Whatever the ping had as its id, null too; no id if it had none."""
     absent = None if "id" in ping else {"id"}
-    return PongMessage(id=ping.get("id")).model_dump_json(exclude=absent)
+    pong = PongMessage(id=ping.get("id")).model_dump_json(exclude=absent)
+    if len(pong) > MAX_PONG:
+        raise InvalidMessage("the id of a ping may have 256 characters")
+    return pong
 
 
 def _decode_base64(text: str) -> bytes:

@@ -12,6 +12,9 @@ from stt_server.protocols.base import MAX_RATE, MIN_RATE, AudioFormat, Encoding
 from stt_server.protocols.native_messages import WireModel
 from stt_server.settings import EndpointingMode, EndpointingSettings, SessionOptions
 
+MAX_LANGUAGE = 64
+"""Characters kept of a language: a hint is never an error."""
+
 
 class Feature(StrEnum):
     """Extra fields and messages a client may ask for."""
@@ -52,7 +55,7 @@ class ConfigMessage(WireModel):
     sample_rate: int | None = Field(default=None, ge=MIN_RATE, le=MAX_RATE)
     channels: int | None = Field(default=None, ge=1, le=2)
     encoding: str | None = None
-    language: str | None = Field(default=None, max_length=64)
+    language: str | None = None
     features: list[str] | str | None = None
     interim_results: bool | None = None
     endpointing: EndpointingConfig = EndpointingConfig()
@@ -188,7 +191,7 @@ class NativeConfig:
         updates = {
             "interim_results": given.interim_results,
             "segment_finals": given.segment_finals,
-            "language": given.language,
+            "language": given.language[:MAX_LANGUAGE] if given.language is not None else None,
             "vocabulary": tuple(given.vocabulary) if given.vocabulary is not None else None,
         }
         return old.model_copy(

@@ -41,6 +41,7 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
         self._progress = progress
         self._clock = clock
         self._stream: RecognitionStream | None = None
+        self._stream_options = StreamOptions()
         self._text = TurnText()
 
     async def run(self, inputs: AsyncIterator[StreamEvent]) -> AsyncGenerator[StreamEvent, None]:
@@ -64,6 +65,7 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
                 return out
             case SpeechStarted(at=at, opens_turn=True):
                 self._text.open(at)
+                await self._leave_outdated_stream()
                 return [event]
             case TurnEnded():
                 return await self._close_turn(event)
@@ -102,8 +104,16 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
 
     async def _opened(self) -> RecognitionStream:
         if self._stream is None:
-            options = self._options
-            self._stream = await self._open_stream(
-                StreamOptions(options.language, options.vocabulary, options.lookahead_ms)
-            )
+            self._stream_options = self._wanted_options()
+            self._stream = await self._open_stream(self._stream_options)
         return self._stream
+
+    async def _leave_outdated_stream(self) -> None:
+        """Options that came since the last turn began count from this one on."""
+        if self._stream is not None and self._stream_options != self._wanted_options():
+            stream, self._stream = self._stream, None
+            await stream.close()
+
+    def _wanted_options(self) -> StreamOptions:
+        options = self._options
+        return StreamOptions(options.language, options.vocabulary, options.lookahead_ms)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
-from stt_server.events import Hypothesis, StreamEvent, TurnEnded
+from stt_server.events import Hypothesis, StreamError, StreamEvent, TurnEnded
 from stt_server.metrics import Metrics
 from stt_server.pipeline import Stage
 from stt_server.protocols.base import Codec, Message
@@ -44,5 +44,7 @@ class SinkStage(Stage[StreamEvent, Message]):
                 self._metrics.time_to_final_seconds.observe(elapsed)
                 if self._log_transcripts:
                     logger.info("turn.final", extra={"turn": event.turn, "text": event.text})
+            case StreamError(code=code):
+                self._metrics.errors.labels(code).inc()
             case _:
                 pass

@@ -8,7 +8,15 @@ import pytest
 
 import stt_server
 
-PUBLIC = ["AudioFrame", "Client", "Settings", "TranscriptionSegment", "__version__", "create_app"]
+PUBLIC = [
+    "AudioFrame",
+    "Client",
+    "ClientOptions",
+    "Settings",
+    "TranscriptionSegment",
+    "__version__",
+    "create_app",
+]
 
 
 def test_public_names_are_these() -> None:
@@ -20,6 +28,7 @@ def test_public_names_are_these() -> None:
     [
         ("AudioFrame", "stt_server.protocols.native_messages"),
         ("Client", "stt_server.clients.client"),
+        ("ClientOptions", "stt_server.clients.options"),
         ("Settings", "stt_server.settings"),
         ("TranscriptionSegment", "stt_server.protocols.native_messages"),
         ("create_app", "stt_server.app"),

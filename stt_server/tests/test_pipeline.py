@@ -42,15 +42,12 @@ async def test_put_waits_while_the_channel_holds_its_bound_of_audio() -> None:
     await anext(channel)
 
     await third
-    assert channel.held_seconds == pytest.approx(1.2)
 
 
 async def test_item_longer_than_the_bound_passes() -> None:
     channel: Channel[Audio] = Channel(1.0)
 
     await channel.put(audio(60.0))
-
-    assert channel.held_seconds == 60.0
 
 
 async def test_item_longer_than_the_bound_waits_while_the_channel_is_full() -> None:
@@ -70,8 +67,6 @@ async def test_items_without_audio_are_bounded_too() -> None:
     writer = asyncio.create_task(put_all(channel, range(1_000)))
     await wait_all_tasks_blocked()
 
-    assert channel.held_seconds == pytest.approx(1.0, abs=EVENT_WEIGHT / SAMPLE_RATE)
-
     assert len([item async for item in channel]) == 1_000
     await writer
 
@@ -79,8 +74,6 @@ async def test_items_without_audio_are_bounded_too() -> None:
 async def test_empty_audio_is_bounded_too() -> None:
     channel: Channel[Audio] = Channel(1.0)
     await channel.put(audio(0.0))
-
-    assert channel.held_seconds == EVENT_WEIGHT / SAMPLE_RATE
 
 
 async def test_reading_everything_leaves_nothing_held() -> None:
@@ -90,7 +83,6 @@ async def test_reading_everything_leaves_nothing_held() -> None:
     channel.close(audio(1.0))
 
     assert len([item async for item in channel]) == 5
-    assert channel.held_seconds == 0
 
 
 async def test_several_waiting_writers_all_get_their_turn() -> None:
@@ -100,8 +92,6 @@ async def test_several_waiting_writers_all_get_their_turn() -> None:
             group.create_task(channel.put(audio(0.5)))
         for _ in range(5):
             await anext(channel)
-
-    assert channel.held_seconds == 0
 
 
 async def test_cancelled_put_leaves_nothing_behind() -> None:

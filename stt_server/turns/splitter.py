@@ -88,7 +88,8 @@ class TurnSplitter:
         count = min(until - self._released, len(self._held))
         if count <= 0:
             return []
-        audio = Audio(self._released, self._held[:count], speech)
-        self._held = self._held[count:]
+        # Copies: a view of a few samples would keep the whole packet in memory.
+        audio = Audio(self._released, self._held[:count].copy(), speech)
+        self._held = self._held[count:].copy()
         self._released += count
         return [audio]

@@ -172,7 +172,7 @@ async def test_it_is_named_and_calls_its_accuracy_modest(engine: PocketsphinxEng
 
 def test_capacity_is_two_per_core_by_default() -> None:
     info = PocketsphinxEngine(PocketsphinxSettings()).info
-    assert info.capacity == 2 * (os.cpu_count() or 1)
+    assert info.capacity == 2 * len(os.sched_getaffinity(0))
 
 
 async def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stt_server.errors import BadMessage, ErrorCode
+from stt_server.errors import BadMessage, ErrorCode, FrameTooLarge, InvalidMessage
 from stt_server.events import (
     SAMPLE_RATE,
     Audio,
@@ -1022,3 +1022,26 @@ def test_messages_are_one_json_object_without_special_numbers(
                 parsed = json.loads(message, parse_constant=refuse)
                 assert isinstance(parsed, dict)
                 assert all(value is not None for value in parsed.values())
+
+
+@pytest.mark.parametrize("kind", ["[{},{}]", '{"a":1}', "7"])
+def test_a_type_that_is_no_text_is_refused(kind: str) -> None:
+    with pytest.raises(InvalidMessage):
+        new_codec().decode(f'{{"type":{kind}}}')
+
+
+def test_a_huge_text_is_refused_unread() -> None:
+    with pytest.raises(FrameTooLarge):
+        new_codec().decode("[" * (13 * 2**20))
+
+
+def test_a_ping_cannot_have_megabytes_sent_back() -> None:
+    with pytest.raises(InvalidMessage):
+        new_codec().decode(json.dumps({"type": "ping", "id": "x" * 1_000}))
+
+
+def test_a_long_language_is_a_hint_and_no_error() -> None:
+    codec = new_codec()
+    codec.decode(json.dumps({"type": "config", "language": "x" * 500}))
+
+    assert codec.options.language == "x" * 64

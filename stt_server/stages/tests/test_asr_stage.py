@@ -304,3 +304,24 @@ async def test_stream_is_given_back_when_the_session_is_cancelled() -> None:
     await asyncio.wait([running])
 
     assert engine.open_streams == 0
+
+
+async def test_options_of_a_later_turn_reach_the_engine() -> None:
+    opened: list[StreamOptions] = []
+    engine = ScriptedEngine()
+
+    async def open_stream(options: StreamOptions) -> RecognitionStream:
+        opened.append(options)
+        return await engine.open(options)
+
+    german = SessionOptions(language="de")
+    turn = [
+        SpeechStarted(0, opens_turn=True),
+        Audio(0, np.zeros(WORD_SAMPLES, dtype=np.float32), speech=True),
+        TurnEnded(WORD_SAMPLES, TurnEndReason.SILENCE),
+    ]
+    stage = StreamingAsrStage(open_stream, SessionOptions(), Progress(), clock=lambda: 0.0)
+    [event async for event in stage.run(stream(*turn, *turn, Configure(german), *turn))]
+
+    assert [options.language for options in opened] == [None, "de"]
+    assert engine.open_streams == 0
