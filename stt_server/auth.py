@@ -16,12 +16,7 @@ _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 class Authenticator:
     """Compares keys in constant time; without configured keys everybody may come."""
 
-    def __init__(self, settings: AuthSettings, *, on_loopback: bool) -> None:
-        """
-        Args:
-            on_loopback: The server listens on loopback alone.
-        """
-        self._on_loopback = on_loopback
+    def __init__(self, settings: AuthSettings) -> None:
         self._keys = [key.get_secret_value().encode() for key in settings.api_keys]
         self._origins = frozenset(origin.rstrip("/") for origin in settings.allowed_origins)
 
@@ -59,11 +54,7 @@ class Authenticator:
             parts = urlsplit(origin)
         except ValueError:
             return False
-        if parts.hostname in _LOOPBACK_HOSTS:
-            return True
-        # A page may have its own name point to this machine's loopback (DNS rebinding): then it
-        # is of the same origin, and still a stranger.
-        return not self._on_loopback and bool(parts.netloc) and parts.netloc == host
+        return parts.hostname in _LOOPBACK_HOSTS or (bool(parts.netloc) and parts.netloc == host)
 
 
 def select_subprotocol(offered: Sequence[str]) -> str | None:

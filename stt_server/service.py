@@ -50,9 +50,7 @@ class Service:
         self.settings = settings
         self.engine = engine
         self.metrics = Metrics()
-        self.authenticator = Authenticator(
-            settings.auth, on_loopback=settings.bind_host in ("127.0.0.1", "::1", "localhost")
-        )
+        self.authenticator = Authenticator(settings.auth)
         capacity = engine.info.capacity
         self.admission = Admission(min(capacity, settings.limits.max_sessions or capacity))
         self.metrics.capacity.set(self.admission.capacity)
