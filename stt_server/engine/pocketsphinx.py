@@ -218,6 +218,16 @@ class PocketsphinxStream:
 
     async def push(self, audio: Audio) -> Transcript | None:
         """Decode `audio`; returns the turn's transcript if it differs from the last."""
+        opens_turn = self._turn is None
+        try:
+            return await self._hear(audio)
+        except TranscriptionError:
+            if not opens_turn:
+                raise
+            # The whole turn is at hand: a worker that died while nobody spoke costs nothing.
+            return await self._hear(audio)
+
+    async def _hear(self, audio: Audio) -> Transcript | None:
         if self._turn is None:
             worker = await self.prepare()
             self._turn = OpenTurn(worker, start=audio.start, end=audio.start)
