@@ -116,17 +116,22 @@ class VoiceDetector:
             # In no session's context: what it logs is nobody's in particular.
             ticker = loop.create_task(self._run_ticks(), context=Context())
             self._tickers.add(ticker)
-            ticker.add_done_callback(self._tickers.discard)
         return await request.done
 
     async def _run_ticks(self) -> None:
-        # Let every session that is ready in this turn of the loop join the batch.
-        await asyncio.sleep(0)
-        while self._waiting:
-            requests = [request for request in self._waiting if not request.done.done()]
-            self._waiting.clear()
-            if requests:
-                await self._tick(requests)
+        try:
+            # Let every session that is ready in this turn of the loop join the batch.
+            await asyncio.sleep(0)
+            while self._waiting:
+                requests = [request for request in self._waiting if not request.done.done()]
+                self._waiting.clear()
+                if requests:
+                    await self._tick(requests)
+        finally:
+            # At once, not in a callback: who comes in between would wait for a ticker that left.
+            ticker = asyncio.current_task()
+            assert ticker is not None
+            self._tickers.discard(ticker)
 
     async def _tick(self, requests: list[_Request]) -> None:
         states = [request.state for request in requests]

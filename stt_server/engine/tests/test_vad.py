@@ -136,3 +136,24 @@ async def test_caller_cancelled_before_its_tick_is_not_computed() -> None:
     assert await first == [0.5]
     assert await staying == [0.25]
     assert model.batches == [1, 1]
+
+
+@pytest.mark.parametrize("turns_of_the_loop", [0, 1, 2, 3])
+async def test_no_caller_is_forgotten_whenever_it_comes(turns_of_the_loop: int) -> None:
+    async def infer(states: Sequence[VadState], windows: Sequence[VadWindows]) -> list[list[float]]:
+        for _ in range(turns_of_the_loop):
+            await asyncio.sleep(0)
+        return [[0.5] * len(rows) for rows in windows]
+
+    detector = VoiceDetector(infer, Metrics())
+
+    async def speak(pause: int) -> None:
+        stream = detector.open()
+        for step in range(200):
+            await stream.push(level(0.5))
+            for _ in range(step % (pause + 1)):
+                await asyncio.sleep(0)
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        for pause in range(5):
+            group.create_task(speak(pause))
