@@ -121,7 +121,7 @@ def main() -> None:
         for count in arguments.sessions:
             rows.append(measure(server, idle_mib, count, arguments.seconds))
             print(rows[-1], flush=True)
-    text = f"{machine()}\n\n{table(rows)}"
+    text = f"## Live sessions (`pipeline`)\n\n{machine()}\n\n{table(rows)}"
     print(text)
     if arguments.write:
         write_section(arguments.write, "pipeline", text)

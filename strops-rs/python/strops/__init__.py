@@ -17,6 +17,8 @@ def merge_by_overlap(prev: list[str], new: list[str]) -> list[str]:
     overlap = align_overlap(prev, new)
     if overlap is None:
         return prev + new
-    merged = prev[: overlap.prev_cut]
-    merged += new[overlap.new_cut :]
+    # One list of the final size, then a few words out near its end: growing a copy of a long
+    # `prev` would copy it twice.
+    merged = prev + new[overlap.new_cut :]
+    del merged[overlap.prev_cut : len(prev)]
     return merged
