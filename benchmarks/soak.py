@@ -160,7 +160,8 @@ def main() -> None:
         long = asyncio.run(long_session(server, arguments.hours))
     head = "| sessions so far | RSS MiB | file descriptors | threads | open |\n"
     head += "| ---: | ---: | ---: | ---: | ---: |\n"
-    text = f"## Soak (`soak`)\n\n{machine()}\n\n{CALLERS} callers for {arguments.minutes:g} min:\n\n{head}"
+    text = f"## Soak (`soak`)\n\n{machine()}\n\n"
+    text += f"{CALLERS} callers for {arguments.minutes:g} min:\n\n{head}"
     text += "\n".join(lines) + f"\n\nOne long session: {long}"
     print(text)
     if arguments.write:
