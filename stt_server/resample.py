@@ -112,6 +112,7 @@ class _Plan:
 
 @lru_cache(maxsize=len(RATES))
 def _plan(rate: int) -> _Plan:
+    """A Kaiser-windowed sinc; length and shape after Kaiser (Oppenheim and Schafer, 7.5.3)."""
     common = gcd(rate, SAMPLE_RATE)
     inputs, outputs = rate // common, SAMPLE_RATE // common
     band = min(rate, SAMPLE_RATE) / 2

@@ -7,9 +7,10 @@ neither may block the event loop: work runs in the engine's own threads or proce
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from stt_server.events import Audio, Transcript
+from stt_server.settings import SessionOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,6 @@ class EngineInfo:
     """One honest sentence for the operator: what it is good for and how accurate it is."""
     capacity: int
     """Streams at once."""
-    languages: tuple[str, ...] = ("en",)
     lookaheads_ms: tuple[int, ...] = ()
     """Look-aheads a stream may choose from; empty when there is nothing to choose."""
 
@@ -33,6 +33,11 @@ class StreamOptions:
     language: str | None = None
     vocabulary: tuple[str, ...] = ()
     lookahead_ms: int | None = None
+
+    @classmethod
+    def of(cls, session: SessionOptions) -> Self:
+        """What of a session's options concerns the engine."""
+        return cls(session.language, session.vocabulary, session.lookahead_ms)
 
 
 class RecognitionStream(Protocol):

@@ -5,7 +5,6 @@ It remembers nothing between requests.
 """
 
 import signal
-import struct
 import sys
 
 import numpy as np
@@ -13,9 +12,7 @@ import numpy as np
 from stt_server.engine.silero import load_silero
 from stt_server.engine.silero_process import pack_answer, unpack_request
 from stt_server.engine.vad import VadState
-
-HEADER = struct.Struct("!cI")
-"""As in `worker_process.py`, which this process need not import."""
+from stt_server.engine.worker_process import HEADER
 
 
 def main() -> None:

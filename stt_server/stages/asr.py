@@ -104,16 +104,12 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
 
     async def _opened(self) -> RecognitionStream:
         if self._stream is None:
-            self._stream_options = self._wanted_options()
+            self._stream_options = StreamOptions.of(self._options)
             self._stream = await self._open_stream(self._stream_options)
         return self._stream
 
     async def _leave_outdated_stream(self) -> None:
         """Options that came since the last turn began count from this one on."""
-        if self._stream is not None and self._stream_options != self._wanted_options():
+        if self._stream is not None and self._stream_options != StreamOptions.of(self._options):
             stream, self._stream = self._stream, None
             await stream.close()
-
-    def _wanted_options(self) -> StreamOptions:
-        options = self._options
-        return StreamOptions(options.language, options.vocabulary, options.lookahead_ms)

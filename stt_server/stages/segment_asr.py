@@ -102,10 +102,7 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
         return out
 
     async def _transcribe(self, audio: Audio) -> Transcript:
-        options = self._options
-        return await self._engine.transcribe(
-            audio, StreamOptions(options.language, options.vocabulary, options.lookahead_ms)
-        )
+        return await self._engine.transcribe(audio, StreamOptions.of(self._options))
 
     def _new_turn(self) -> TurnAudio:
         return TurnAudio(
