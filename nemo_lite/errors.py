@@ -1,0 +1,33 @@
+"""The exceptions of this library.
+
+NemoLiteError
+├── CheckpointError       a checkpoint is damaged, hostile, or of another family
+├── DownloadError         a checkpoint could not be fetched or failed verification
+├── ShapeError            a tensor does not have the documented shape      (also a ValueError)
+├── UnsupportedError      the model or this machine cannot do what was asked (also a ValueError)
+└── StreamStateError      a slot was used that is not open, is finished, or none is free
+"""
+
+
+class NemoLiteError(Exception):
+    """Base of every error this library raises on purpose."""
+
+
+class CheckpointError(NemoLiteError):
+    """A checkpoint cannot be used; the message names the file and what is wrong with it."""
+
+
+class DownloadError(NemoLiteError):
+    """A checkpoint could not be downloaded or verified; the message says what to do."""
+
+
+class ShapeError(NemoLiteError, ValueError):
+    """An array or tensor does not have the documented shape, length or dtype."""
+
+
+class UnsupportedError(NemoLiteError, ValueError):
+    """The option exists, but not for this model, device or machine."""
+
+
+class StreamStateError(NemoLiteError, RuntimeError):
+    """A stream slot was used in a state that does not allow it."""

@@ -1,0 +1,58 @@
+"""What recognition gives: transcripts of whole recordings and updates of live streams."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word; times in seconds since the audio (or the stream) began, confidence in 0..1."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The text of one recording, or of one stream so far.
+
+    `token_times[i]` is the start, in seconds, of the encoder frame at which `token_ids[i]` was
+    emitted; `token_confidences[i]` is in 0..1. Markers such as `<EOU>` are in `token_ids` but not
+    in `text` and `words`. `language` is the tag a multilingual model found, such as `en-US`.
+    """
+
+    text: str
+    words: tuple[Word, ...]
+    token_ids: tuple[int, ...]
+    token_times: tuple[float, ...]
+    token_confidences: tuple[float, ...]
+    language: str | None = None
+
+
+class Marker(StrEnum):
+    """What the EOU model says besides words."""
+
+    END_OF_UTTERANCE = "<EOU>"
+    END_OF_BACKCHANNEL = "<EOB>"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one step added to one stream.
+
+    `token_ids`, `token_times` and `token_confidences` hold only what is new; `text` is what the
+    new tokens append to the stream's text. `marker` is the last marker among the new tokens.
+    `at_sample` is how far the stream is decoded; `is_final` marks the last update of a finished
+    stream.
+    """
+
+    slot: int
+    text: str
+    token_ids: tuple[int, ...]
+    token_times: tuple[float, ...]
+    token_confidences: tuple[float, ...]
+    marker: Marker | None
+    at_sample: int
+    is_final: bool
