@@ -67,11 +67,16 @@ class FastConformer(nn.Module):
             raise UnsupportedError("this model was not trained for streaming")
         return EncoderCache(self.config, self.pre_encode, slots, like=self.pre_encode.out.weight)
 
-    def positions(self, context: AttentionContext) -> list[Tensor]:
-        """Per layer the projected distances of a step: compute once, pass to `advance`."""
-        past = context.left + context.right
+    def positions(self, context: AttentionContext, frames: int) -> list[Tensor]:
+        """Per layer the projected distances of steps of up to `frames` frames.
+
+        They depend on weights alone: compute them once, pass them to every `advance`.
+        """
         distances = relative_positions(
-            past, context.right, self.config.d_model, like=self.pre_encode.out.weight
+            context.left + frames - 1,
+            frames - 1,
+            self.config.d_model,
+            like=self.pre_encode.out.weight,
         )
         return [layer.self_attn.project_positions(distances) for layer in self._layers]
 
@@ -97,15 +102,16 @@ class FastConformer(nn.Module):
         context: AttentionContext,
         positions: list[Tensor],
     ) -> Tensor:
-        """Encode one chunk of subsampled frames per stream and advance the caches in place.
+        """Encode the next subsampled frames of each stream and advance the caches in place.
 
         Args:
-            x: (B, T, D) from `subsample`; T is `context.chunk_frames`, or fewer in a last chunk.
-            valid_frames: (B,) int64 in 0..T; fewer than T only in a stream's last chunk.
+            x: (B, T, D) from `subsample`; T is `context.chunk_frames` for a live step, a multiple
+                of it to catch up, anything in a stream's last step.
+            valid_frames: (B,) int64 in 0..T; fewer than T only in a stream's last step.
             cache: from `new_cache`.
             slots: (B,) int64, distinct; row b of `x` belongs to slot `slots[b]`.
             context: look-ahead and left context of all these streams.
-            positions: from `positions(context)`.
+            positions: from `positions(context, frames)` with frames ≥ T.
 
         Returns:
             (B, T, D); frames at or beyond `valid_frames` are undefined.
@@ -113,12 +119,14 @@ class FastConformer(nn.Module):
         Source: arXiv 2312.17279.
         """
         width, left = x.shape[1], context.left
-        missing = context.chunk_frames - width
-        columns = slice(missing, left + 2 * context.chunk_frames - 1 - missing)
+        unused = (positions[0].shape[2] - left - 2 * width + 1) // 2
+        columns = slice(unused, positions[0].shape[2] - unused)
         valid = torch.arange(width, device=x.device) < valid_frames[:, None]
         seen = cache.frames[slots]
         cached = torch.arange(left, 0, -1, device=x.device) <= seen[:, None]
         visible = torch.cat((cached, valid), dim=1)[:, None, :] & valid[:, :, None]  # (B, T, L + T)
+        if width > context.chunk_frames:
+            visible = visible & chunk_mask(width, left + width, context, device=x.device)
         x = x * self._scale
         for index, layer in enumerate(self._layers):
             rows = cache.layer(index, slots, left)

@@ -106,6 +106,12 @@ class Subsampling(nn.Module):
             x = stage(F.pad(extended, (left, right)))
         return self._project(x)
 
+    def output_frames(self, mel_frames: int) -> int:
+        """Encoder frames of a recording of so many mel frames."""
+        for _ in self.cached_shapes:
+            mel_frames = self._halved(mel_frames)
+        return mel_frames
+
     @property
     def factor(self) -> int:
         """Mel frames per encoder frame."""

@@ -71,7 +71,7 @@ class NemoStream:
         x, frames = self.encoder.pre_encode(window, lengths)
         frames = torch.where(lengths > 0, frames - drop, 0)
         slots = torch.arange(len(window))
-        positions = self.encoder.positions(context)
+        positions = self.encoder.positions(context, context.chunk_frames)
         return self.encoder.advance(x[:, drop:], frames, self.cache, slots, context, positions)
 
     def check_caches(self, t: dict[str, Tensor], key: str, lengths: list[int]) -> None:
