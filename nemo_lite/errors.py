@@ -3,6 +3,7 @@
 NemoLiteError
 ├── CheckpointError       a checkpoint is damaged, hostile, or of another family
 ├── DownloadError         a checkpoint could not be fetched or failed verification
+├── UnknownModelError     no model of that name, no file at that path        (also a ValueError)
 ├── ShapeError            a tensor does not have the documented shape      (also a ValueError)
 ├── UnsupportedError      the model or this machine cannot do what was asked (also a ValueError)
 └── StreamStateError      a slot was used that is not open, is finished, or none is free
@@ -19,6 +20,10 @@ class CheckpointError(NemoLiteError):
 
 class DownloadError(NemoLiteError):
     """A checkpoint could not be downloaded or verified; the message says what to do."""
+
+
+class UnknownModelError(NemoLiteError, ValueError):
+    """Neither a registry name, nor a hub id, nor a path that exists; the message lists names."""
 
 
 class ShapeError(NemoLiteError, ValueError):
