@@ -1,19 +1,20 @@
 """Recordings as arrays: any length, rate and sample type to float32 mono at the model's rate."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nemo_lite.errors import ShapeError
 
+Audio = NDArray[Any] | Tensor | str | Path
 
-def load_audio(
-    audio: ArrayLike | Tensor | str | Path, sample_rate: int, model_rate: int
-) -> NDArray[np.float32]:
+
+def load_audio(audio: Audio, sample_rate: int, model_rate: int) -> NDArray[np.float32]:
     """Read, mix down and resample one recording.
 
     Args:
@@ -30,10 +31,10 @@ def load_audio(
     """
     if isinstance(audio, (str, Path)):
         try:
-            samples, sample_rate = soundfile.read(str(audio), dtype="float32", always_2d=True)
+            samples, sample_rate = soundfile.read(audio, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise OSError(f"{audio} is no audio file that can be read: {error}") from error
-        waveform = samples.mean(axis=1)
+        waveform = np.asarray(samples, np.float32).mean(axis=1)
     else:
         waveform = _as_float32(audio)
     if sample_rate != model_rate:
@@ -41,7 +42,7 @@ def load_audio(
     return np.ascontiguousarray(waveform, np.float32)
 
 
-def _as_float32(audio: ArrayLike | Tensor) -> NDArray[np.float32]:
+def _as_float32(audio: NDArray[Any] | Tensor) -> NDArray[np.float32]:
     array = np.asarray(audio.cpu() if isinstance(audio, Tensor) else audio)
     if array.ndim != 1:
         raise ShapeError(f"audio has shape {array.shape}, not (S,)")

@@ -13,6 +13,19 @@ from nemo_lite.errors import CheckpointError
 
 Section = Mapping[str, Any]
 
+_ONLY_PREPROCESSING: Mapping[str, tuple[object, ...]] = {
+    "window": ("hann",),
+    "frame_splicing": (1,),
+    "lowfreq": (0,),
+    "mag_power": (2.0,),
+    "log": (True,),
+    "log_zero_guard_type": ("add",),
+    "log_zero_guard_value": (2.0**-24, 5.9604645e-08),
+    "mel_norm": ("slaney",),
+    "exact_pad": (False,),
+}
+"""What NeMo could be told and no checkpoint of the family uses: key → supported, default first."""
+
 
 @dataclass(frozen=True, slots=True)
 class PreprocessorConfig:
@@ -35,10 +48,13 @@ class PreprocessorConfig:
     def from_nemo(cls, section: Section) -> Self:
         """Read the `preprocessor` section of a NeMo configuration."""
         rate = int(section.get("sample_rate", 16_000))
-        if section.get("window", "hann") != "hann":
-            raise CheckpointError(f"preprocessor.window is {section['window']!r}, not 'hann'")
-        if section.get("frame_splicing", 1) != 1:
-            raise CheckpointError("preprocessor.frame_splicing other than 1 is not supported")
+        for key, supported in _ONLY_PREPROCESSING.items():
+            if section.get(key, supported[0]) not in supported:
+                raise CheckpointError(
+                    f"preprocessor.{key} is {section[key]!r}, not {supported[0]!r}"
+                )
+        if section.get("highfreq") not in (None, rate / 2):
+            raise CheckpointError(f"preprocessor.highfreq is {section['highfreq']!r}")
         normalize = section.get("normalize", "per_feature")
         if normalize not in ("per_feature", "NA", "None", None):
             raise CheckpointError(f"preprocessor.normalize is {normalize!r}")
@@ -207,7 +223,10 @@ class PromptConfig:
         if not languages:
             return None
         count = int(config.get("num_prompts") or defaults.get("num_prompts") or 128)
-        names = {str(name): int(index) for name, index in languages.items()}
+        # YAML takes an unquoted `no`, Norwegian, for False.
+        names = {
+            "no" if name is False else str(name): int(index) for name, index in languages.items()
+        }
         return cls(count, 2 * d_model, names, "auto" if "auto" in names else next(iter(names)))
 
     def index(self, language: str | None) -> int:

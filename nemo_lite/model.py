@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
-from nemo_lite.audio_files import load_audio
+from nemo_lite.audio_files import Audio, load_audio
 from nemo_lite.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from nemo_lite.chunk_encoder import TorchChunkEncoder
 from nemo_lite.config import ModelConfig
@@ -17,6 +17,7 @@ from nemo_lite.decoding import CtcDecoder, GreedyDecoder, RnntDecoder
 from nemo_lite.errors import ShapeError, UnsupportedError
 from nemo_lite.graphed_step import GraphedStep
 from nemo_lite.hub import resolve
+from nemo_lite.int8_encoder import Int8ChunkEncoder, Int8Layers
 from nemo_lite.network import Network
 from nemo_lite.results import Transcript
 from nemo_lite.step import EagerStep, StepRunner
@@ -25,7 +26,7 @@ from nemo_lite.tokenizer import Tokenizer
 from nemo_lite.transcripts import TokenRun, token_runs, transcript
 
 DecoderName = Literal["rnnt", "ctc"]
-DtypeName = Literal["float32", "bfloat16", "float16"]
+DtypeName = Literal["float32", "bfloat16", "float16", "int8"]
 
 _CATCH_UP_FRAMES = 256
 """Encoder frames per step when a whole recording is at hand: 20 s bound the memory of attention."""
@@ -46,23 +47,28 @@ def load(
         source: a name of the registry (`nemotron-en`), a hub id (`nvidia/...`), a folder, or a
             `.nemo` file. What is not on this machine is downloaded and verified.
         device: a torch device.
-        dtype: of the network; None = float32.
+        dtype: what the network computes in; None = float32. "int8" is for live streams on the
+            CPU: 8-bit weights of the encoder's linear layers, on as many threads as torch uses
+            (`torch.set_num_threads`); it needs the package `nemo-lite-cpu`.
 
     Raises:
         CheckpointError: the checkpoint is damaged or of a family this library does not know.
         DownloadError: it is not here and cannot be fetched.
-        UnsupportedError: the dtype or device does not exist here.
+        UnknownModelError: nothing has that name.
+        UnsupportedError: the dtype or device does not exist here, or not for this model.
     """
-    checkpoint = read_checkpoint(resolve(source))
-    return Model.from_checkpoint(checkpoint, device=device, dtype=dtype)
+    return Model.from_checkpoint(read_checkpoint(resolve(source)), device=device, dtype=dtype)
 
 
 class Model:
     """A loaded recogniser. Weights are shared and never change; use from one thread at a time."""
 
-    def __init__(self, network: Network, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, network: Network, tokenizer: Tokenizer, *, int8: Int8Layers | None = None
+    ) -> None:
         """Use `load` or `from_checkpoint`."""
         self._network = network
+        self._int8 = int8
         self.tokenizer = tokenizer
 
     @classmethod
@@ -73,17 +79,30 @@ class Model:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | DtypeName | None = None,
     ) -> "Model":
-        """Build the network of a checkpoint that was read with `read_checkpoint`."""
+        """Build the network of a checkpoint that was read with `read_checkpoint`.
+
+        The model takes the checkpoint's tensors as its own. "int8" empties `checkpoint.state`, so
+        that the memory of the float weights is free once they are packed.
+        """
+        device = torch.device(device)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UnsupportedError("there is no CUDA device")
         with torch.device("meta"):
-            network = Network(checkpoint.config)
+            network = Network(checkpoint.config).eval()
         load_strictly(
             network,
             checkpoint.state,
             source=str(checkpoint.source),
             optional=("preprocessor.",),
         )
-        kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
-        return cls(network.eval().to(device=device, dtype=kind), checkpoint.tokenizer)
+        if dtype != "int8":
+            network.to(device=device, dtype=_torch_dtype(dtype))
+            return cls(network, checkpoint.tokenizer)
+        if device.type != "cpu":
+            raise UnsupportedError(f"int8 runs on the CPU, not on {device}")
+        checkpoint.state.clear()
+        int8 = Int8Layers(network.encoder, threads=torch.get_num_threads())
+        return cls(network.to(torch.float32), checkpoint.tokenizer, int8=int8)
 
     @property
     def config(self) -> ModelConfig:
@@ -114,7 +133,7 @@ class Model:
 
     def transcribe(
         self,
-        audio: ArrayLike | Tensor | str | Path | Sequence[ArrayLike | Tensor | str | Path],
+        audio: Audio | Sequence[Audio],
         *,
         sample_rate: int = 16_000,
         language: str | None = None,
@@ -139,12 +158,12 @@ class Model:
             ShapeError: an array is not one-dimensional or not of a supported dtype.
             ValueError: unknown language or look-ahead.
         """
-        single = isinstance(audio, (str, Path)) or (
+        if isinstance(audio, (str, Path)) or (
             isinstance(audio, (np.ndarray, Tensor)) and audio.ndim == 1
-        )
-        recordings = [audio] if single else list(audio)  # type: ignore[arg-type]
+        ):
+            audio = [audio]
         rate = self.config.preprocessor.sample_rate
-        waveforms = [load_audio(item, sample_rate, rate) for item in recordings]
+        waveforms = [load_audio(item, sample_rate, rate) for item in audio]
         if self.config.encoder.streaming:
             return self._transcribe_chunked(waveforms, language, lookahead, decoder)
         return self._transcribe_whole(waveforms, language, lookahead, decoder)
@@ -163,10 +182,14 @@ class Model:
         )
 
     def _step_runner(self, slots: int, decoder: GreedyDecoder, frames_per_step: int) -> StepRunner:
+        network = self._network
+        if self._int8 is not None:
+            int8 = Int8ChunkEncoder(network.encoder, self._int8, slots)
+            return EagerStep(network, int8, decoder, slots)
         if self.device.type == "cuda" and frames_per_step == 1:
-            return GraphedStep(self._network, decoder, slots)
-        encoder = TorchChunkEncoder(self._network.encoder, slots, frames_per_step=frames_per_step)
-        return EagerStep(self._network, encoder, decoder, slots)
+            return GraphedStep(network, decoder, slots)
+        encoder = TorchChunkEncoder(network.encoder, slots, frames_per_step=frames_per_step)
+        return EagerStep(network, encoder, decoder, slots)
 
     def _decoder(self, name: DecoderName | None) -> GreedyDecoder:
         network, config = self._network, self.config
@@ -188,7 +211,9 @@ class Model:
         """Recordings as streams that arrive at once: memory does not grow with their length."""
         found: dict[int, Transcript] = {}
         slots = max(1, min(len(waveforms), _CATCH_UP_SLOTS))
-        batch = self._streams(slots, decoder, frames_per_step=_CATCH_UP_FRAMES)
+        # The int8 kernels take one chunk at a time.
+        frames = 1 if self._int8 is not None else _CATCH_UP_FRAMES
+        batch = self._streams(slots, decoder, frames_per_step=frames)
         waiting = sorted(range(len(waveforms)), key=lambda index: len(waveforms[index]))
         active: dict[int, int] = {}
         while waiting or active:
@@ -241,3 +266,10 @@ class Model:
         rows = torch.arange(len(waveforms), device=device)
         decoded = greedy.decode(encoded, frames, greedy.new_state(len(waveforms)), rows)
         return token_runs(decoded)
+
+
+def _torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype or torch.float32
+    if kind not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UnsupportedError(f"dtype {dtype} is not float32, bfloat16, float16 or int8")
+    return kind

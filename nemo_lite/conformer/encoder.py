@@ -1,6 +1,7 @@
 """The FastConformer encoder: log-mel in, one vector per 80 ms out."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ class FastConformer(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self._scale = math.sqrt(config.d_model) if config.xscaling else 1.0
+        self.input_scale = math.sqrt(config.d_model) if config.xscaling else 1.0
+        """What subsampled frames are multiplied by before the first layer."""
         self.pre_encode = Subsampling(config)
         self._layers = [ConformerLayer(config) for _ in range(config.layers)]
         self.layers = nn.ModuleList(self._layers)
@@ -52,10 +54,20 @@ class FastConformer(nn.Module):
         if context is not None:
             visible = visible & chunk_mask(frames, frames, context, device=x.device)
         distances = relative_positions(frames - 1, frames - 1, self.config.d_model, like=x)
-        x = x * self._scale
+        x = x * self.input_scale
         for layer in self._layers:
             x = layer(x, layer.self_attn.project_positions(distances), visible, valid)
         return x, lengths
+
+    def release_layers(self) -> Iterator[ConformerLayer]:
+        """Give the layers away, first to last, for another implementation to take over.
+
+        Each is dropped from this encoder when the next is asked for; then `forward` and `advance`
+        work no more and only subsampling is left.
+        """
+        self.layers = nn.ModuleList()
+        while self._layers:
+            yield self._layers.pop(0)
 
     def new_cache(self, slots: int) -> EncoderCache:
         """Allocate the state of `slots` streams on the encoder's device, in its dtype.
@@ -127,7 +139,7 @@ class FastConformer(nn.Module):
         visible = torch.cat((cached, valid), dim=1)[:, None, :] & valid[:, :, None]  # (B, T, L + T)
         if width > context.chunk_frames:
             visible = visible & chunk_mask(width, left + width, context, device=x.device)
-        x = x * self._scale
+        x = x * self.input_scale
         for index, layer in enumerate(self._layers):
             rows = cache.layer(index, slots, left)
             x = layer.advance(x, rows, positions[index][:, :, columns], visible, valid)
