@@ -1,4 +1,7 @@
-"""`stt-server`: flags to settings, then serve. Exit codes: 0 stopped, 1 failed, 2 usage."""
+"""`stt-server`: flags to settings, then serve, or `models` to manage checkpoints.
+
+Exit codes: 0 stopped or done, 1 failed, 2 usage, 130 interrupted.
+"""
 
 import argparse
 import sys
@@ -12,32 +15,57 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from stt_server import __version__
-from stt_server.settings import Settings, load_settings
+from stt_server.settings import ModelSettings, Settings, load_settings
 
 DESCRIPTION = "Real-time speech-to-text server for conversational agents."
 EPILOG = """\
 Every flag is also an environment variable (STT_PORT, STT_ENDPOINTING__SILENCE_MS) and a key of
 the TOML file given with --config; flags win over the environment, the environment over the file.
+
+`stt-server models` lists and downloads speech models: see `stt-server models --help`.
+"""
+MODELS_EPILOG = """\
+NAME is a name of the list, or a hub id (owner/name). A download that was stopped goes on when it is
+started again. Exit codes: 0 done, 1 a model could not be had, 2 wrong usage, 130 interrupted.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    arguments = vars(_parser().parse_args(argv))
-    file = arguments.pop("config")
-    try:
-        settings = load_settings(_nest(arguments), file=Path(file) if file else None)
-    except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False):
-            name = ".".join(str(part) for part in problem["loc"])
-            print(f"stt-server: setting {name}: {problem['msg']}", file=sys.stderr)  # noqa: T201
-        return 2
-    except (OSError, ValueError) as error:
-        print(f"stt-server: {error}", file=sys.stderr)  # noqa: T201
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == ["models"]:
+        return _models(given[1:])
+    settings = _settings(vars(_parser().parse_args(given)))
+    if settings is None:
         return 2
     from stt_server.serve import serve
 
     return serve(settings)
+
+
+def _models(argv: Sequence[str]) -> int:
+    arguments = vars(_models_parser().parse_args(argv))
+    action, names = arguments.pop("action"), arguments.pop("names", [])
+    settings = _settings(arguments)
+    if settings is None:
+        return 2
+    from stt_server import models_command
+
+    return models_command.run(action, names, settings)
+
+
+def _settings(arguments: dict[str, Any]) -> Settings | None:
+    """Settings from parsed flags; None when something is wrong with them, which was told."""
+    file = arguments.pop("config")
+    try:
+        return load_settings(_nest(arguments), file=Path(file) if file else None)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            name = ".".join(str(part) for part in problem["loc"])
+            print(f"stt-server: setting {name}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+    except (OSError, ValueError) as error:
+        print(f"stt-server: {error}", file=sys.stderr)  # noqa: T201
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,6 +78,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"stt-server {__version__}")
     parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
     _add_flags(parser, Settings, prefix="")
+    return parser
+
+
+def _models_parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", metavar="FILE", help="TOML file with settings")
+    for name, field in ModelSettings.model_fields.items():
+        _add_flag(common, f"models.{name}", field, flag=name)
+    parser = argparse.ArgumentParser(
+        "stt-server models",
+        description="List, download and find speech models.",
+        epilog=MODELS_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", parents=[common], help="what there is, and what is on this machine")
+    for action, told in (
+        ("pull", "download models, or go on with it"),
+        ("path", "print where downloaded models lie"),
+    ):
+        actions.add_parser(action, parents=[common], help=told).add_argument(
+            "names", nargs="+", metavar="NAME"
+        )
     return parser
 
 
@@ -68,8 +119,8 @@ def _add_flags(
             _add_flag(parser, prefix + name, field)
 
 
-def _add_flag(parser: Any, path: str, field: FieldInfo) -> None:
-    flag = "--" + path.replace(".", "-").replace("_", "-")
+def _add_flag(parser: Any, path: str, field: FieldInfo, *, flag: str | None = None) -> None:
+    flag = "--" + (flag or path).replace(".", "-").replace("_", "-")
     kind = _bare_type(field.annotation)
     help_text = (field.description or "").replace("%", "%%")
     if field.default is not None and field.default != ():

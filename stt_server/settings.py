@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -223,6 +223,33 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class ModelSettings(Section):
+    """Where model checkpoints come from and are kept."""
+
+    cache_dir: Path | None = Field(
+        default=None,
+        description="Folder of downloaded checkpoints; default: ~/.cache/nemo_lite.",
+    )
+    endpoint: str = Field(
+        default="https://huggingface.co",
+        pattern="^https?://",
+        description="Model hub, or a mirror of it.",
+    )
+    offline: bool = Field(
+        default=False,
+        description="Never download; use what is in the folder.",
+    )
+    token: SecretStr | None = Field(
+        default=None,
+        description="Access token for gated or private checkpoints.",
+    )
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _home(cls, folder: Path | None) -> Path | None:
+        return None if folder is None else folder.expanduser()
+
+
 class PocketsphinxSettings(Section):
     """The embedded recogniser's worker processes."""
 
@@ -291,6 +318,7 @@ class Settings(BaseSettings):
     endpointing: EndpointingSettings = EndpointingSettings()
     limits: LimitSettings = LimitSettings()
     auth: AuthSettings = AuthSettings()
+    models: ModelSettings = ModelSettings()
     pocketsphinx: PocketsphinxSettings = PocketsphinxSettings()
     log: LogSettings = LogSettings()
 
