@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_lite.tests.goldens import SHARED, needs_models
 from tests.server import ROOT, ServerProcess
 
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -17,9 +18,30 @@ def python_blocks(document: str) -> list[str]:
 
 
 def test_the_python_client_of_the_readme_prints_the_text(server: ServerProcess) -> None:
-    (program,) = python_blocks("README.md")
-    program = program.replace("ws://127.0.0.1:15751", server.url)
+    (program,) = (block for block in python_blocks("README.md") if "Client" in block)
+    lines = run(program.replace("ws://127.0.0.1:15751", server.url))
+    assert len(lines) == 3
 
+
+@needs_models
+def test_the_library_blocks_of_the_documents_work_with_a_real_model() -> None:
+    (short,) = (block for block in python_blocks("README.md") if "nemo_lite" in block)
+    whole, live = python_blocks("docs/nemo_lite.md")
+    spoken = str(SHARED / "audio" / "digits" / "p01_turn_george.flac")
+    program = f"import soundfile\nsamples, _ = soundfile.read({spoken!r}, dtype='float32')\n"
+    program += short + whole + live
+    program = program.replace("parakeet-eou", str(SHARED / "models" / "digits-streaming.nemo"))
+    for name in ("talk.wav", "one.wav", "two.flac"):
+        program = program.replace(name, spoken)
+
+    lines = run(program)
+
+    assert lines.count("six three three") == 4
+    assert any("Marker.END_OF_UTTERANCE" in line or "None" in line for line in lines)
+
+
+def run(program: str) -> list[str]:
+    """The lines a program prints."""
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
@@ -29,9 +51,8 @@ def test_the_python_client_of_the_readme_prints_the_text(server: ServerProcess) 
         timeout=60,
         check=False,
     )
-
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 3
+    return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
