@@ -22,6 +22,7 @@ serve: .venv/.run
 
 test: .venv/.dev
 	cd strops-rs && cargo test --quiet
+	cd conformer-rs && cargo test --quiet
 	$(BIN)/pytest -q
 
 check: .venv/.dev
@@ -30,12 +31,14 @@ check: .venv/.dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 	cd strops-rs && cargo fmt --check && cargo clippy --quiet --all-targets -- -D warnings
+	cd conformer-rs && cargo fmt --check && cargo clippy --quiet --all-targets -- -D warnings
 	$(BIN)/python docs/settings_table.py --check
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	cd strops-rs && cargo fmt
+	cd conformer-rs && cargo fmt
 
 bench: .venv/.dev
 	$(BIN)/python benchmarks/merge.py --write docs/benchmarks.md
@@ -45,7 +48,7 @@ docs: .venv/.dev
 	$(BIN)/python docs/settings_table.py
 
 clean:
-	rm -rf .venv strops-rs/target
+	rm -rf .venv strops-rs/target conformer-rs/target
 
 .venv/.uv:
 	@test -n "$(PYTHON)" || \
@@ -60,10 +63,14 @@ clean:
 	@$(INSTALL) --editable .
 	@touch $@
 
-.venv/.dev: .venv/.run strops-rs/Cargo.toml strops-rs/pyproject.toml $(wildcard strops-rs/src/*.rs strops-rs/python/strops/*)
+RUST := $(wildcard *-rs/Cargo.toml *-rs/pyproject.toml *-rs/src/*.rs *-rs/python/*/*)
+
+.venv/.dev: .venv/.run $(RUST)
 	@command -v cargo >/dev/null || \
 		{ echo "The Rust toolchain is missing: install it from https://rustup.rs, then try again." >&2; exit 1; }
 	@command -v cc >/dev/null || \
 		{ echo "A C linker is missing: on Debian and Ubuntu run apt install gcc libc6-dev." >&2; exit 1; }
-	@$(INSTALL) --group dev --reinstall-package strops ./strops-rs
+	@$(INSTALL) --group dev --reinstall-package strops ./strops-rs \
+		--reinstall-package nemo-lite-cpu ./conformer-rs
+	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --editable ".[nemo]"
 	@touch $@

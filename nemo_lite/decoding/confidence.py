@@ -49,22 +49,17 @@ def per_token(
         confidences: one per step.
         blank: the blank's label.
         aggregation: None: a token has the confidence of its own step (NeMo's `exclude_blank`).
-            Otherwise a token shares in the frames up to the next token's: its own step and the
-            first one of each following frame are combined.
+            Otherwise a token's own step and the blanks of the frames up to the next token's are
+            combined.
     """
     tokens = [index for index, (_, label) in enumerate(steps) if label != blank]
     if aggregation is None:
         return [confidences[index] for index in tokens]
     combine = {"min": min, "mean": lambda run: sum(run) / len(run), "prod": math.prod}[aggregation]
-    first_of_frame: dict[int, float] = {}
-    for (frame, _), confidence in zip(steps, confidences, strict=True):
-        first_of_frame.setdefault(frame, confidence)
-    last = steps[-1][0] if steps else 0
-    ends = [*(steps[index][0] for index in tokens[1:]), last + 1]
     shared: list[float] = []
-    for index, end in zip(tokens, ends, strict=False):  # one end too many without a token
-        after = range(steps[index][0] + 1, end)
-        # TDT's durations leave frames out.
-        run = [first_of_frame[frame] for frame in after if frame in first_of_frame]
-        shared.append(combine([confidences[index], *run]))
+    # Between two tokens there are only blanks, one per frame; that of the token's own frame, which
+    # came after it, does not count. One border is too many without a token.
+    for index, border in zip(tokens, [*tokens[1:], len(steps)], strict=False):
+        later = [at for at in range(index + 1, border) if steps[at][0] > steps[index][0]]
+        shared.append(combine([confidences[at] for at in (index, *later)]))
     return shared
