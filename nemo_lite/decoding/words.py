@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nemo_lite.results import Marker, Word
 
-_LANGUAGE_TAG = re.compile(r"<[a-z]{2,3}-[A-Z]{2}>")
+_LANGUAGE_TAG = re.compile(r"<[a-z]{2,3}-[A-Za-z]{2,4}>")  # as in `tokenizer.py`
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "▁"
 _UNKNOWN = "<unk>"

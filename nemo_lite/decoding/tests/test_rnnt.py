@@ -275,30 +275,3 @@ def test_shapes_are_checked() -> None:
         decoder.decode(encoded, lengths[:1], state, slots)
     with pytest.raises(ShapeError, match="slots"):
         decoder.decode(encoded, lengths, state, slots.int())
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@both_kinds
-def test_a_cuda_graph_equals_the_cpu(durations: tuple[int, ...]) -> None:
-    predictor, joint = random_transducer(durations=durations)
-    encoded, lengths = pad(noise(6, 3))
-    slots = torch.tensor([1, 0])
-    decoder = RnntDecoder(predictor, joint, max_symbols=3)
-    expected = tokens_of(decoder.decode(encoded, lengths, decoder.new_state(2), slots))
-
-    decoder = RnntDecoder(predictor.cuda(), joint.cuda(), max_symbols=3)
-    arguments = (encoded.cuda(), lengths.cuda(), decoder.new_state(2), slots.cuda())
-    assert tokens_of(decoder.decode(*arguments)) == expected
-    state = arguments[2]
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        decoder.decode_fixed(*arguments, 20)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        decoded, done = decoder.decode_fixed(*arguments, 20)
-    state.clear(torch.tensor([0, 1], device="cuda"))
-    graph.replay()
-    assert done.all()
-    assert tokens_of(decoded) == expected
