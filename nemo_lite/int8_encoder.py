@@ -12,25 +12,31 @@ from torch import Tensor, nn
 from nemo_lite.chunk_encoder import Chunk
 from nemo_lite.conformer import FastConformer
 from nemo_lite.conformer.positions import relative_positions
+from nemo_lite.conformer.subsampling import UNBOUNDED
 from nemo_lite.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from nemo_lite_cpu import Encoder
+    from nemo_lite_cpu import Encoder, Subsampling
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Snapshot:
     """A copy of one slot; opaque."""
 
+    subsampling: bytes
     layers: bytes
-    subsampling: tuple[Tensor, ...]
 
 
-class Int8Layers:
-    """The packed layers of one model; shared by every batch of streams."""
+class Int8Encoder:
+    """The packed weights of one encoder; shared by every batch of streams."""
 
-    def __init__(self, encoder: FastConformer, *, threads: int) -> None:
-        """Pack the encoder's layers and drop their float weights from it, one at a time.
+    def __init__(self, encoder: FastConformer, *, threads: int, isa: str | None = None) -> None:
+        """Pack the encoder and drop the float weights of its layers, one at a time.
+
+        Args:
+            encoder: its layers are taken away; it cannot encode afterwards.
+            threads: to compute on.
+            isa: instruction set, one of `nemo_lite_cpu.isas()`; None = the fastest here.
 
         Raises:
             UnsupportedError: `nemo_lite_cpu` is not installed, or the model is not cache-aware
@@ -40,51 +46,59 @@ class Int8Layers:
         if not config.streaming or config.conv_norm != "layer_norm":
             raise UnsupportedError("int8 needs a cache-aware model with layer norms")
         try:
-            from nemo_lite_cpu import Encoder
+            from nemo_lite_cpu import Encoder, Subsampling
         except ImportError as error:
             raise UnsupportedError(
                 "int8 needs the package nemo-lite-cpu (conformer-rs/)"
             ) from error
-        self._packed = Encoder(
+        self._scale = encoder.input_scale
+        self._subsampling = Subsampling(
+            {name: _array(tensor) for name, tensor in encoder.pre_encode.state_dict().items()},
+            n_mels=config.n_mels,
+            slots=1,
+            threads=threads,
+            isa=isa,
+        )
+        self._layers = Encoder(
             _take_layers(encoder),
             heads=config.heads,
             left=max(context.left for context in config.contexts),
             max_chunk=max(context.chunk_frames for context in config.contexts),
             slots=1,
             threads=threads,
+            isa=isa,
         )
 
-    def fork(self, slots: int) -> "Encoder":
-        """The same weights with fresh state for `slots` streams."""
-        return self._packed.fork(slots)
+    def chunk_encoder(self, slots: int) -> "Int8ChunkEncoder":
+        """Fresh state for `slots` streams."""
+        return Int8ChunkEncoder(
+            self._subsampling.fork(slots), self._layers.fork(slots), self._scale
+        )
 
 
 class Int8ChunkEncoder:
-    """A `ChunkEncoder`: subsampling in float32, the layers of all chunks in one call.
+    """A `ChunkEncoder` that runs the chunks of all look-aheads in one pass over the weights.
 
-    Linear layers have 8-bit weights per output and 8-bit activations per frame; attention and
+    Weights have 8 bits per output, activations 8 bits per frame; attention and depthwise
     convolutions are float32. To the bit, a stream's frames do not depend on its batch.
     """
 
-    def __init__(self, encoder: FastConformer, layers: Int8Layers, slots: int) -> None:
-        """Allocate the state of `slots` streams; `encoder` brings the subsampling."""
-        self._subsampling = encoder.pre_encode
-        self._scale = encoder.input_scale
-        self._layers = layers.fork(slots)
-        weight = encoder.pre_encode.out.weight
-        self._cached = [
-            weight.new_zeros(slots, channels, 1, bins)
-            for channels, bins in encoder.pre_encode.cached_shapes
-        ]
+    def __init__(self, subsampling: "Subsampling", layers: "Encoder", scale: float) -> None:
+        """Use `Int8Encoder.chunk_encoder`."""
+        self._subsampling = subsampling
+        self._layers = layers
+        self._scale = scale
 
     def encode(self, chunks: Sequence[Chunk]) -> list[Tensor]:
-        """Encode one step: per chunk (B, T, D), all look-aheads in one pass over the weights."""
-        inputs = [self._subsample(chunk).flatten(0, 1).numpy() for chunk in chunks]
-        columns = [_columns(chunk) for chunk in chunks]
-        slots, frames, valid, left = np.concatenate(columns, axis=1)
-        x = inputs[0] if len(inputs) == 1 else np.concatenate(inputs)
+        """Encode one step: per chunk (B, T, D)."""
+        mel = np.concatenate([_mel_rows(chunk) for chunk in chunks])
+        columns = np.concatenate([_columns(chunk) for chunk in chunks], axis=1)
+        slots, frames, valid, left, mel_length = columns
+        x = self._subsampling.step(mel, slots, frames, mel_length)
+        if self._scale != 1.0:
+            x *= self._scale
         encoded = torch.from_numpy(self._layers.step(x, slots, frames, valid, left))
-        sizes = [len(rows) for rows in inputs]
+        sizes = [len(chunk.slots) * chunk.frames for chunk in chunks]
         return [
             rows.unflatten(0, (len(chunk.slots), chunk.frames))
             for rows, chunk in zip(encoded.split(sizes), chunks, strict=True)
@@ -92,35 +106,33 @@ class Int8ChunkEncoder:
 
     def clear(self, slot: int) -> None:
         """Make a slot ready for a new stream."""
+        self._subsampling.clear(slot)
         self._layers.clear(slot)
-        for cached in self._cached:
-            cached[slot].zero_()
 
     def save(self, slot: int) -> Int8Snapshot:
         """Copy a slot's caches."""
-        frames = tuple(cached[slot].clone() for cached in self._cached)
-        return Int8Snapshot(self._layers.save(slot), frames)
+        return Int8Snapshot(self._subsampling.save(slot), self._layers.save(slot))
 
     def load(self, slot: int, snapshot: object) -> None:
         """Put a copy that `save` made into a slot."""
         assert isinstance(snapshot, Int8Snapshot)
+        self._subsampling.load(slot, snapshot.subsampling)
         self._layers.load(slot, snapshot.layers)
-        for cached, frame in zip(self._cached, snapshot.subsampling, strict=True):
-            cached[slot].copy_(frame)
 
-    def _subsample(self, chunk: Chunk) -> Tensor:
-        rows = [cached[chunk.slots] for cached in self._cached]
-        x = self._subsampling.advance(chunk.mel, rows, chunk.bounds)
-        for cached, row in zip(self._cached, rows, strict=True):
-            cached[chunk.slots] = row
-        return x * self._scale
+
+def _mel_rows(chunk: Chunk) -> NDArray[np.float32]:
+    """(8 T B, n_mels), one stream's frames after another's."""
+    return chunk.mel.transpose(1, 2).flatten(0, 1).numpy()
 
 
 def _columns(chunk: Chunk) -> NDArray[np.int64]:
-    """(4, B): slots, frames, valid frames, left context."""
+    """(5, B): slots, frames, valid frames, left context, mel frames of the whole stream."""
     slots = chunk.slots.numpy()
     frames, left = np.full_like(slots, chunk.frames), np.full_like(slots, chunk.context.left)
-    return np.stack((slots, frames, chunk.valid_frames.numpy(), left))
+    valid = chunk.valid_frames.numpy()
+    if chunk.bounds is None:
+        return np.stack((slots, frames, valid, left, np.full_like(slots, UNBOUNDED)))
+    return np.stack((slots, frames, valid, left, chunk.bounds.mel_length.numpy()))
 
 
 def _take_layers(encoder: FastConformer) -> Iterator[dict[str, NDArray[np.float32]]]:

@@ -17,7 +17,7 @@ from nemo_lite.decoding import CtcDecoder, GreedyDecoder, RnntDecoder
 from nemo_lite.errors import ShapeError, UnsupportedError
 from nemo_lite.graphed_step import GraphedStep
 from nemo_lite.hub import resolve
-from nemo_lite.int8_encoder import Int8ChunkEncoder, Int8Layers
+from nemo_lite.int8_encoder import Int8Encoder
 from nemo_lite.network import Network
 from nemo_lite.results import Transcript
 from nemo_lite.step import EagerStep, StepRunner
@@ -64,7 +64,7 @@ class Model:
     """A loaded recogniser. Weights are shared and never change; use from one thread at a time."""
 
     def __init__(
-        self, network: Network, tokenizer: Tokenizer, *, int8: Int8Layers | None = None
+        self, network: Network, tokenizer: Tokenizer, *, int8: Int8Encoder | None = None
     ) -> None:
         """Use `load` or `from_checkpoint`."""
         self._network = network
@@ -101,7 +101,7 @@ class Model:
         if device.type != "cpu":
             raise UnsupportedError(f"int8 runs on the CPU, not on {device}")
         checkpoint.state.clear()
-        int8 = Int8Layers(network.encoder, threads=torch.get_num_threads())
+        int8 = Int8Encoder(network.encoder, threads=torch.get_num_threads())
         return cls(network.to(torch.float32), checkpoint.tokenizer, int8=int8)
 
     @property
@@ -184,8 +184,7 @@ class Model:
     def _step_runner(self, slots: int, decoder: GreedyDecoder, frames_per_step: int) -> StepRunner:
         network = self._network
         if self._int8 is not None:
-            int8 = Int8ChunkEncoder(network.encoder, self._int8, slots)
-            return EagerStep(network, int8, decoder, slots)
+            return EagerStep(network, self._int8.chunk_encoder(slots), decoder, slots)
         if self.device.type == "cuda" and frames_per_step == 1:
             return GraphedStep(network, decoder, slots)
         encoder = TorchChunkEncoder(network.encoder, slots, frames_per_step=frames_per_step)
