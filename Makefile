@@ -63,7 +63,7 @@ clean:
 	@$(INSTALL) --editable .
 	@touch $@
 
-RUST := $(wildcard *-rs/Cargo.toml *-rs/pyproject.toml *-rs/src/*.rs *-rs/python/*/*)
+RUST := $(wildcard *-rs/Cargo.toml *-rs/pyproject.toml *-rs/src/*.rs *-rs/src/*/*.rs *-rs/python/*/*)
 
 .venv/.dev: .venv/.run $(RUST)
 	@command -v cargo >/dev/null || \

@@ -47,7 +47,7 @@ def _as_float32(audio: NDArray[Any] | Tensor) -> NDArray[np.float32]:
     if array.ndim != 1:
         raise ShapeError(f"audio has shape {array.shape}, not (S,)")
     if array.dtype == np.int16:
-        return array.astype(np.float32) / 32_768
+        return array.astype(np.float32) / np.float32(32_768)
     if np.issubdtype(array.dtype, np.floating):
         return array.astype(np.float32)
     raise ShapeError(f"audio is {array.dtype}, neither float nor int16")

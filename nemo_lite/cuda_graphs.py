@@ -1,6 +1,6 @@
 """Recording of CUDA graphs. Knows nothing of the model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
@@ -41,7 +41,7 @@ class CudaGraphs:
 
 
 @contextmanager
-def _exact_convolutions() -> Iterator[None]:
+def _exact_convolutions() -> Generator[None, None, None]:
     """No TF32 in cuDNN; a graph keeps the kernels that were chosen when it was recorded."""
     convolutions = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
     before = convolutions.fp32_precision

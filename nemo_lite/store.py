@@ -7,7 +7,7 @@ it is verified. `<branch>.ref` holds the commit a branch or tag had when the hub
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -78,7 +78,7 @@ class Store:
     @contextmanager
     def lock(
         self, commit: str, *, stall_s: float, waiting: Callable[[int], None]
-    ) -> Iterator[None]:
+    ) -> Generator[None, None, None]:
         """Hold a commit's partial folder alone among all threads and processes.
 
         `waiting` is told the folder's bytes again and again while another one holds it.

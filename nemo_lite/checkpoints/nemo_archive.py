@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -100,7 +100,7 @@ class _Range(io.RawIOBase):
 
 
 @contextmanager
-def _opened_tar(path: Path) -> Iterator[io.FileIO]:
+def _opened_tar(path: Path) -> Generator[io.FileIO, None, None]:
     with path.open("rb", buffering=0) as file:
         magic = file.read(len(_GZIP_MAGIC))
         file.seek(0)

@@ -195,7 +195,9 @@ def test_a_stream_may_have_any_number_of_tokens_in_a_step(
     for one, other in zip(found, expected, strict=True):
         if one.token_ids == other.token_ids:
             assert one.token_times == other.token_times
-            assert one.token_confidences == pytest.approx(other.token_confidences, abs=1e-4)
+            # Single operations convolve in TF32 on CUDA, as torch does by default.
+            tolerance = 1e-5 if device == "cpu" else 1e-2
+            assert one.token_confidences == pytest.approx(other.token_confidences, abs=tolerance)
 
 
 @on_every_device
