@@ -124,7 +124,8 @@ class GraphedStep:
     def prepare(self, contexts: Sequence[AttentionContext], batch: int) -> None:
         """Capture all graphs up to a batch size ahead of time, so that no live step waits.
 
-        A graph takes a few tenths of a second; without this, the first step of each size does.
+        Recording a graph takes many times as long as a step, and without this the first step of
+        each look-ahead and size waits for it.
         """
         largest = self._size(batch)
         sizes = [size for size in self._sizes if size <= largest]
