@@ -25,7 +25,7 @@ class CudaGraphs:
         depend on a value.
         """
         current = torch.cuda.current_stream(self._device)
-        with torch.cuda.device(self._device), _exact_convolutions():
+        with torch.cuda.device(self._device), exact_convolutions():
             # What libraries set up at the first call of a shape cannot be recorded. Workspaces
             # belong to a stream: on this one, the recording finds them.
             self._stream.wait_stream(current)
@@ -41,8 +41,11 @@ class CudaGraphs:
 
 
 @contextmanager
-def _exact_convolutions() -> Generator[None, None, None]:
-    """No TF32 in cuDNN; a graph keeps the kernels that were chosen when it was recorded."""
+def exact_convolutions() -> Generator[None, None, None]:
+    """No TF32 in cuDNN's float32 convolutions, where torch allows it by default.
+
+    A graph keeps the kernels that were chosen when it was recorded. Also a decorator.
+    """
     convolutions = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
     before = convolutions.fp32_precision
     convolutions.fp32_precision = "ieee"

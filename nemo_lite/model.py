@@ -13,6 +13,7 @@ from nemo_lite.audio_files import Audio, load_audio
 from nemo_lite.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from nemo_lite.chunk_encoder import TorchChunkEncoder
 from nemo_lite.config import ModelConfig
+from nemo_lite.cuda_graphs import exact_convolutions
 from nemo_lite.decoding import CtcDecoder, GreedyDecoder, RnntDecoder
 from nemo_lite.errors import ShapeError, UnsupportedError
 from nemo_lite.graphed_step import GraphedStep
@@ -250,6 +251,7 @@ class Model:
                 found[index] = transcript(run, self.tokenizer, self.config.frame_seconds)
         return [found[index] for index in range(len(waveforms))]
 
+    @exact_convolutions()
     def _recognise(
         self, waveforms: list[NDArray[np.float32]], greedy: GreedyDecoder, prompt: int
     ) -> list[TokenRun]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from nemo_lite.chunk_encoder import Chunk, ChunkEncoder
 from nemo_lite.config import AttentionContext
 from nemo_lite.conformer.subsampling import UNBOUNDED, Bounds
+from nemo_lite.cuda_graphs import exact_convolutions
 from nemo_lite.decoding import DecoderSnapshot, GreedyDecoder
 from nemo_lite.features import UNKNOWN_LENGTH
 from nemo_lite.network import Network
@@ -65,6 +66,10 @@ class StepRunner(Protocol):
         """Advance every stream of every group; the new tokens of each, in order."""
         ...
 
+    def prepare(self, contexts: Sequence[AttentionContext], batch: int) -> None:
+        """Do ahead what the first steps of up to `batch` streams would have to wait for."""
+        ...
+
     def clear(self, slot: int) -> None:
         """Make a slot ready for a new stream."""
         ...
@@ -91,6 +96,7 @@ class EagerStep:
         self._state = decoder.new_state(slots)
 
     @torch.inference_mode()
+    @exact_convolutions()
     def run(self, groups: Sequence[Group]) -> list[TokenRun]:
         """Advance every stream of every group; the new tokens of each, in order."""
         chunks = [self._chunk(group) for group in groups]
@@ -103,6 +109,9 @@ class EagerStep:
         prompts = np.concatenate([group.prompts for group in groups])
         x = self._network.apply_prompt(x, torch.from_numpy(prompts).to(x.device))
         return token_runs(self._decoder.decode(x, valid, self._state, slots))
+
+    def prepare(self, contexts: Sequence[AttentionContext], batch: int) -> None:
+        """Nothing has to be recorded for steps that run as they are."""
 
     def clear(self, slot: int) -> None:
         """Make a slot ready for a new stream."""

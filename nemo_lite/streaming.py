@@ -111,6 +111,21 @@ class StreamBatch:
         """How many more streams `open` takes."""
         return int((self._states == _State.FREE).sum())
 
+    def warm_up(self) -> None:
+        """Run one chunk of silence per look-ahead, so that no caller waits for what comes first.
+
+        On CUDA this records the graphs of all look-aheads and batch sizes, which takes a while.
+
+        Raises:
+            StreamStateError: every slot is taken.
+        """
+        self._runner.prepare(self._contexts, self.slots)
+        for context in self._contexts:
+            slot = self.open(lookahead=context.right)
+            self.push(slot, np.zeros(2 * self._span(context.chunk_frames), np.float32))
+            self.step()
+            self.close(slot)
+
     def open(self, *, lookahead: int | None = None, language: str | None = None) -> int:
         """Begin a stream.
 

@@ -200,6 +200,15 @@ def test_slot_reuse_leaks_nothing() -> None:
         assert streamed(batch, samples, [5_000], 1) == whole_file(model, samples, 1)
 
 
+def test_warming_up_leaves_no_trace() -> None:
+    model = tiny_model()
+    batch = model.streams(1)
+    batch.warm_up()
+    assert batch.free_slots == 1
+    samples = noise(2, seed=12)
+    assert streamed(batch, samples, [], 6) == whole_file(model, samples, 6)
+
+
 def test_a_long_backlog_is_kept_whole() -> None:
     model = tiny_model()
     samples = noise(40, seed=6)
