@@ -62,6 +62,11 @@ class Plan:
         return self.lookahead + 1
 
     @property
+    def rows(self) -> int:
+        """Encoder frames of all streams in a step."""
+        return self.batch * self.chunk_frames
+
+    @property
     def chunk_samples(self) -> int:
         """Samples of a step."""
         return round(self.chunk_frames * FRAME_S * RATE)
@@ -87,18 +92,17 @@ class Run:
     encoder_s: list[float]
     encoded: Tensor
     """(T, D) encoder frames since the start of the stream."""
-    tokens: list[Token] | None
-    """None where the contender has no decoder of its own."""
+    tokens: list[Token]
+
+    @property
+    def p95_s(self) -> float:
+        """The 95th percentile of the step."""
+        return percentile(self.steps_s, 95)
 
     @property
     def streams(self) -> float:
         """Streams in real time: batch times chunk by the 95th percentile of the step."""
-        return self.plan.batch * self.plan.chunk_s / percentile(self.steps_s, 95)
-
-    @property
-    def in_time(self) -> bool:
-        """Whether this very batch keeps up."""
-        return percentile(self.steps_s, 95) <= self.plan.chunk_s
+        return self.plan.batch * self.plan.chunk_s / self.p95_s
 
 
 class Contender(Protocol):
@@ -213,10 +217,8 @@ def encoder_error(run: Run, reference: Run) -> float:
     return float((run.encoded[:frames] - expected).norm() / expected.norm())
 
 
-def token_error(run: Run, reference: Run) -> float | None:
+def token_error(run: Run, reference: Run) -> float:
     """Wrong, missing and surplus tokens over the tokens of the reference, in common frames."""
-    if run.tokens is None or reference.tokens is None:
-        return None
     frames = min(len(run.encoded), len(reference.encoded))
     found, expected = (
         [str(token) for frame, token in tokens if frame < frames]

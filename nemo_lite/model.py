@@ -185,7 +185,10 @@ class Model:
     def _step_runner(self, slots: int, decoder: GreedyDecoder, frames_per_step: int) -> StepRunner:
         network = self._network
         if self._int8 is not None:
-            return EagerStep(network, self._int8.chunk_encoder(slots), decoder, slots)
+            # What is left for torch is small: on a busy machine its threads would wait for each
+            # other longer than they compute.
+            encoder = self._int8.chunk_encoder(slots)
+            return EagerStep(network, encoder, decoder, slots, torch_threads=1)
         if self.device.type == "cuda" and frames_per_step == 1:
             return GraphedStep(network, decoder, slots)
         encoder = TorchChunkEncoder(network.encoder, slots, frames_per_step=frames_per_step)

@@ -1,6 +1,7 @@
 """One step of the model for many live streams: samples in, tokens out. Decides nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,10 +88,25 @@ class EagerStep:
     """Front end, a `ChunkEncoder` and a decoder, one after another, on any device."""
 
     def __init__(
-        self, network: Network, encoder: ChunkEncoder, decoder: GreedyDecoder, slots: int
+        self,
+        network: Network,
+        encoder: ChunkEncoder,
+        decoder: GreedyDecoder,
+        slots: int,
+        *,
+        torch_threads: int | None = None,
     ) -> None:
-        """Use fresh state for `slots` streams; `encoder` brings its own."""
+        """Use fresh state for `slots` streams; `encoder` brings its own.
+
+        Args:
+            network: front end, prompt and decoder.
+            encoder: for as many slots.
+            decoder: on the network's modules.
+            slots: streams at once.
+            torch_threads: for torch's operations during a step; None = torch's setting.
+        """
         self._network = network
+        self._torch_threads = torch_threads
         self._encoder = encoder
         self._decoder = decoder
         self._state = decoder.new_state(slots)
@@ -99,6 +115,10 @@ class EagerStep:
     @exact_convolutions()
     def run(self, groups: Sequence[Group]) -> list[TokenRun]:
         """Advance every stream of every group; the new tokens of each, in order."""
+        with _torch_threads(self._torch_threads):
+            return self._run(groups)
+
+    def _run(self, groups: Sequence[Group]) -> list[TokenRun]:
         chunks = [self._chunk(group) for group in groups]
         encoded = self._encoder.encode(chunks)
         widest = max(x.shape[1] for x in encoded)
@@ -143,6 +163,19 @@ class EagerStep:
         mel = self._network.preprocessor.frames(samples, first, total).to(self._network.dtype)
         bounds = mel_bounds(first_frame, total, self._network) if group.at_border else None
         return Chunk(mel, slots, valid, bounds, group.context)
+
+
+@contextmanager
+def _torch_threads(count: int | None) -> Generator[None, None, None]:
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def mel_bounds(first_frame: Tensor, total_samples: Tensor, network: Network) -> Bounds:
