@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -102,7 +103,13 @@ def token_error(found: Heard, reference: Heard) -> float:
     return wrong / max(1, sum(map(len, reference.tokens)))
 
 
-def digits_error(shared: Path, device: torch.device, dtype: torch.dtype) -> float | str:
+def digits_error(
+    shared: Path,
+    device: torch.device,
+    dtype: torch.dtype | Literal["int8"],
+    *,
+    lookahead: int | None = None,
+) -> float | str:
     """Word error rate of live streams on the spoken digits, or why it is not known."""
     if not (shared / ARCHIVE).is_file():
         return "no model"
@@ -115,7 +122,7 @@ def digits_error(shared: Path, device: torch.device, dtype: torch.dtype) -> floa
     folder = shared / RECORDINGS
     entries = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     streams = load(shared / ARCHIVE, device=device, dtype=dtype).streams(len(entries))
-    slots = [streams.open() for _ in entries]
+    slots = [streams.open(lookahead=lookahead) for _ in entries]
     for slot, entry in zip(slots, entries, strict=True):
         streams.push(slot, soundfile.read(folder / entry["file"], dtype="float32")[0])
         streams.finish(slot)

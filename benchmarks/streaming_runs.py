@@ -8,11 +8,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from full_size import babble
-from merge import word_errors
 from numpy.typing import NDArray
+from precision import edits, plain_tokenizer
 from torch import Tensor
 
-from nemo_lite import StreamBatch, StreamSnapshot, Tokenizer
+from nemo_lite import StreamBatch, StreamSnapshot
 from nemo_lite.chunk_encoder import Chunk, ChunkEncoder
 from nemo_lite.decoding import RnntDecoder
 from nemo_lite.network import Network
@@ -145,11 +145,24 @@ class Meter:
 class LiveBatch:
     """A `Contender`: nemo_lite's front end, decoder and batching around any `ChunkEncoder`."""
 
-    def __init__(self, network: Network, new_encoder: Callable[[int], ChunkEncoder]) -> None:
-        """`new_encoder` gives an encoder for so many slots."""
+    def __init__(
+        self,
+        network: Network,
+        new_encoder: Callable[[int], ChunkEncoder],
+        *,
+        torch_threads: int | None = None,
+    ) -> None:
+        """Use the network's front end and decoder.
+
+        Args:
+            network: its encoder may be missing.
+            new_encoder: gives an encoder for so many slots.
+            torch_threads: for what torch computes; None = its setting. An encoder with threads of
+                its own leaves too little for more than one.
+        """
         self._network, self._new_encoder = network, new_encoder
-        pieces = [f"▁{token}" for token in range(network.config.vocabulary_size)]
-        self._tokenizer = Tokenizer.from_pieces(pieces)
+        self._torch_threads = torch_threads
+        self._tokenizer = plain_tokenizer(network)
         self._warm: dict[int, tuple[StreamSnapshot, list[Tensor]]] = {}
 
     def run(self, plan: Plan, audio: Audio) -> Run:
@@ -196,7 +209,7 @@ class LiveBatch:
         batch = StreamBatch(
             network,
             self._tokenizer,
-            EagerStep(network, meter, decoder, slots),
+            EagerStep(network, meter, decoder, slots, torch_threads=self._torch_threads),
             slots=slots,
             frames_per_step=1,
         )
@@ -221,7 +234,7 @@ def token_error(run: Run, reference: Run) -> float:
     """Wrong, missing and surplus tokens over the tokens of the reference, in common frames."""
     frames = min(len(run.encoded), len(reference.encoded))
     found, expected = (
-        [str(token) for frame, token in tokens if frame < frames]
+        [token for frame, token in tokens if frame < frames]
         for tokens in (run.tokens, reference.tokens)
     )
-    return word_errors(expected, found) / max(1, len(expected))
+    return edits(expected, found) / max(1, len(expected))

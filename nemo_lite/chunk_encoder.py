@@ -16,7 +16,7 @@ from nemo_lite.conformer.subsampling import Bounds
 class Chunk:
     """The next frames of B streams with one look-ahead.
 
-    `mel` is (B, n_mels, 8 T) as `Subsampling.advance` wants it, `slots` (B,) int64 distinct,
+    `mel` is (B, n_mels, factor * T) as `Subsampling.advance` wants it, `slots` (B,) int64 distinct,
     `valid_frames` (B,) int64 in 1..T (fewer than T only where a stream ends), `bounds` None when
     no stream begins or ends here.
     """
@@ -26,15 +26,20 @@ class Chunk:
     valid_frames: Tensor
     bounds: Bounds | None
     context: AttentionContext
+    factor: int = 8
+    """Mel frames per encoder frame."""
 
     @property
     def frames(self) -> int:
         """T, encoder frames."""
-        return self.mel.shape[2] // 8
+        return self.mel.shape[2] // self.factor
 
 
 class ChunkEncoder(Protocol):
     """Encodes chunks and keeps the caches of a fixed number of slots."""
+
+    snapshot_type: type
+    """What `save` gives and `load` takes."""
 
     def encode(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Encode one step: per chunk (B, T, D). A slot is in at most one of the chunks."""
@@ -55,6 +60,8 @@ class ChunkEncoder(Protocol):
 
 class TorchChunkEncoder:
     """The encoder's own modules, on whatever device and in whatever dtype they are."""
+
+    snapshot_type = EncoderSnapshot
 
     def __init__(self, encoder: FastConformer, slots: int, *, frames_per_step: int) -> None:
         """Allocate the caches.

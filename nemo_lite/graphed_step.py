@@ -121,6 +121,11 @@ class GraphedStep:
         cuda = network.device.type == "cuda"
         self._graphs = CudaGraphs(network.device) if cuda else None
 
+    @property
+    def kind(self) -> tuple[type, ...]:
+        """What the encoder's and the decoder's snapshots are made by."""
+        return (EncoderSnapshot, type(self._decoder))
+
     def prepare(self, contexts: Sequence[AttentionContext], batch: int) -> None:
         """Capture all graphs up to a batch size ahead of time, so that no live step waits.
 

@@ -39,19 +39,26 @@ class Int8Encoder:
             isa: instruction set, one of `nemo_lite_cpu.isas()`; None = the fastest here.
 
         Raises:
-            UnsupportedError: `nemo_lite_cpu` is not installed, or the model is not cache-aware
-                with layer norms.
+            UnsupportedError: `nemo_lite_cpu` is not installed, the model is not cache-aware with
+                layer norms, or its sizes, `threads` or `isa` do not suit the kernels.
         """
         config = encoder.config
         if not config.streaming or config.conv_norm != "layer_norm":
             raise UnsupportedError("int8 needs a cache-aware model with layer norms")
+        self._scale = encoder.input_scale
         try:
-            from nemo_lite_cpu import Encoder, Subsampling
+            self._pack(encoder, threads, isa)
         except ImportError as error:
             raise UnsupportedError(
                 "int8 needs the package nemo-lite-cpu (conformer-rs/)"
             ) from error
-        self._scale = encoder.input_scale
+        except ValueError as error:
+            raise UnsupportedError(f"int8 cannot run this model here: {error}") from error
+
+    def _pack(self, encoder: FastConformer, threads: int, isa: str | None) -> None:
+        from nemo_lite_cpu import Encoder, Subsampling
+
+        config = encoder.config
         self._subsampling = Subsampling(
             {name: _array(tensor) for name, tensor in encoder.pre_encode.state_dict().items()},
             n_mels=config.n_mels,
@@ -82,6 +89,8 @@ class Int8ChunkEncoder:
     Weights have 8 bits per output, activations 8 bits per frame; attention and depthwise
     convolutions are float32. To the bit, a stream's frames do not depend on its batch.
     """
+
+    snapshot_type = Int8Snapshot
 
     def __init__(self, subsampling: "Subsampling", layers: "Encoder", scale: float) -> None:
         """Use `Int8Encoder.chunk_encoder`."""

@@ -41,6 +41,7 @@ def load(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | DtypeName | None = None,
+    threads: int | None = None,
 ) -> "Model":
     """Load a recogniser.
 
@@ -49,8 +50,10 @@ def load(
             `.nemo` file. What is not on this machine is downloaded and verified.
         device: a torch device.
         dtype: what the network computes in; None = float32. "int8" is for live streams on the
-            CPU: 8-bit weights of the encoder's linear layers, on as many threads as torch uses
-            (`torch.set_num_threads`); it needs the package `nemo-lite-cpu`.
+            CPU: 8-bit weights of the encoder's linear layers; it needs the package
+            `nemo-lite-cpu`.
+        threads: for int8; None = as many as torch uses. While an int8 step runs, torch itself is
+            set to one thread, which a thread of yours that first uses torch at that moment keeps.
 
     Raises:
         CheckpointError: the checkpoint is damaged or of a family this library does not know.
@@ -58,7 +61,9 @@ def load(
         UnknownModelError: nothing has that name.
         UnsupportedError: the dtype or device does not exist here, or not for this model.
     """
-    return Model.from_checkpoint(read_checkpoint(resolve(source)), device=device, dtype=dtype)
+    _check_format(torch.device(device), dtype)
+    checkpoint = read_checkpoint(resolve(source))
+    return Model.from_checkpoint(checkpoint, device=device, dtype=dtype, threads=threads)
 
 
 class Model:
@@ -79,6 +84,7 @@ class Model:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | DtypeName | None = None,
+        threads: int | None = None,
     ) -> "Model":
         """Build the network of a checkpoint that was read with `read_checkpoint`.
 
@@ -86,8 +92,7 @@ class Model:
         that the memory of the float weights is free once they are packed.
         """
         device = torch.device(device)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise UnsupportedError("there is no CUDA device")
+        _check_format(device, dtype)
         with torch.device("meta"):
             network = Network(checkpoint.config).eval()
         load_strictly(
@@ -96,13 +101,12 @@ class Model:
             source=str(checkpoint.source),
             optional=("preprocessor.",),
         )
+        network.requires_grad_(False)
         if dtype != "int8":
             network.to(device=device, dtype=_torch_dtype(dtype))
             return cls(network, checkpoint.tokenizer)
-        if device.type != "cpu":
-            raise UnsupportedError(f"int8 runs on the CPU, not on {device}")
         checkpoint.state.clear()
-        int8 = Int8Encoder(network.encoder, threads=torch.get_num_threads())
+        int8 = Int8Encoder(network.encoder, threads=threads or torch.get_num_threads())
         return cls(network.to(torch.float32), checkpoint.tokenizer, int8=int8)
 
     @property
@@ -117,7 +121,9 @@ class Model:
 
     @property
     def lookaheads(self) -> tuple[int, ...]:
-        """Look-aheads in encoder frames, the default first; empty for whole-file models."""
+        """Look-aheads in encoder frames, the default first; empty for models that cannot stream."""
+        if not self.config.encoder.streaming:
+            return ()
         return tuple(context.right for context in self.config.encoder.contexts)
 
     def streams(self, slots: int, *, decoder: DecoderName | None = None) -> StreamBatch:
@@ -156,16 +162,16 @@ class Model:
             the same tokens.
 
         Raises:
-            ShapeError: an array is not one-dimensional or not of a supported dtype.
-            ValueError: unknown language or look-ahead.
+            ShapeError: an array is not one-dimensional, not of a supported dtype, or not finite.
+            ValueError: unknown language or look-ahead, or no sample rate.
+            UnsupportedError: the model lacks that decoder.
+            OSError: a file cannot be read.
         """
-        if isinstance(audio, (str, Path)) or (
-            isinstance(audio, (np.ndarray, Tensor)) and audio.ndim == 1
-        ):
+        if isinstance(audio, (str, Path, np.ndarray, Tensor)):
             audio = [audio]
         rate = self.config.preprocessor.sample_rate
         waveforms = [load_audio(item, sample_rate, rate) for item in audio]
-        if self.config.encoder.streaming:
+        if self.config.encoder.streaming and self.config.preprocessor.normalize is None:
             return self._transcribe_chunked(waveforms, language, lookahead, decoder)
         return self._transcribe_whole(waveforms, language, lookahead, decoder)
 
@@ -196,6 +202,8 @@ class Model:
 
     def _decoder(self, name: DecoderName | None) -> GreedyDecoder:
         network, config = self._network, self.config
+        if name not in (None, "rnnt", "ctc"):
+            raise UnsupportedError(f"decoder {name!r} is neither rnnt nor ctc")
         if name == "ctc" or (name is None and config.joint is None):
             if network.ctc_head is None:
                 raise UnsupportedError("this model has no CTC decoder")
@@ -240,8 +248,6 @@ class Model:
         decoder: DecoderName | None,
     ) -> list[Transcript]:
         """Full attention needs each recording in one piece."""
-        if lookahead is not None:
-            raise UnsupportedError("this model sees whole recordings and has no look-ahead")
         greedy = self._decoder(decoder)
         prompt = self._network.prompt_index(language)
         found: dict[int, Transcript] = {}
@@ -249,14 +255,19 @@ class Model:
         while order:
             size = max(1, _BATCH_SAMPLES // max(1, len(waveforms[order[0]])))
             indices, order = order[:size], order[size:]
-            runs = self._recognise([waveforms[index] for index in indices], greedy, prompt)
+            batch = [waveforms[index] for index in indices]
+            runs = self._recognise(batch, greedy, prompt, lookahead)
             for index, run in zip(indices, runs, strict=True):
                 found[index] = transcript(run, self.tokenizer, self.config.frame_seconds)
         return [found[index] for index in range(len(waveforms))]
 
     @exact_convolutions()
     def _recognise(
-        self, waveforms: list[NDArray[np.float32]], greedy: GreedyDecoder, prompt: int
+        self,
+        waveforms: list[NDArray[np.float32]],
+        greedy: GreedyDecoder,
+        prompt: int,
+        lookahead: int | None,
     ) -> list[TokenRun]:
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         samples = torch.zeros(len(waveforms), max(1, int(lengths.max())))
@@ -264,12 +275,24 @@ class Model:
             row[: len(waveform)] = torch.from_numpy(waveform)
         network, device = self._network, self.device
         mel, mel_lengths = network.preprocessor(samples.to(device), lengths.to(device))
-        encoded, frames = network.encoder(mel.to(network.dtype), mel_lengths)
+        encoded, frames = network.encoder(mel.to(network.dtype), mel_lengths, lookahead=lookahead)
         frames = torch.where(mel_lengths > 0, frames, 0)
         encoded = network.apply_prompt(encoded, torch.full_like(frames, prompt))
         rows = torch.arange(len(waveforms), device=device)
         decoded = greedy.decode(encoded, frames, greedy.new_state(len(waveforms)), rows)
         return token_runs(decoded)
+
+
+def _check_format(device: torch.device, dtype: torch.dtype | str | None) -> None:
+    """Refuse what this machine cannot do, before anything is downloaded or read."""
+    if device.type not in ("cpu", "cuda"):
+        raise UnsupportedError(f"device {device} is neither cpu nor cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UnsupportedError("there is no CUDA device")
+    if dtype != "int8":
+        _torch_dtype(dtype)
+    elif device.type != "cpu":
+        raise UnsupportedError(f"int8 runs on the CPU, not on {device}")
 
 
 def _torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype:

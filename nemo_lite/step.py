@@ -67,6 +67,11 @@ class StepRunner(Protocol):
         """Advance every stream of every group; the new tokens of each, in order."""
         ...
 
+    @property
+    def kind(self) -> tuple[type, ...]:
+        """Equal for runners whose snapshots fit each other."""
+        ...
+
     def prepare(self, contexts: Sequence[AttentionContext], batch: int) -> None:
         """Do ahead what the first steps of up to `batch` streams would have to wait for."""
         ...
@@ -130,6 +135,11 @@ class EagerStep:
         x = self._network.apply_prompt(x, torch.from_numpy(prompts).to(x.device))
         return token_runs(self._decoder.decode(x, valid, self._state, slots))
 
+    @property
+    def kind(self) -> tuple[type, ...]:
+        """What the encoder's and the decoder's snapshots are made by."""
+        return (self._encoder.snapshot_type, type(self._decoder))
+
     def prepare(self, contexts: Sequence[AttentionContext], batch: int) -> None:
         """Nothing has to be recorded for steps that run as they are."""
 
@@ -162,7 +172,8 @@ class EagerStep:
         samples = torch.from_numpy(group.samples).to(device)
         mel = self._network.preprocessor.frames(samples, first, total).to(self._network.dtype)
         bounds = mel_bounds(first_frame, total, self._network) if group.at_border else None
-        return Chunk(mel, slots, valid, bounds, group.context)
+        factor = self._network.config.encoder.subsampling_factor
+        return Chunk(mel, slots, valid, bounds, group.context, factor)
 
 
 @contextmanager

@@ -1,16 +1,18 @@
 """Live streams: many at once, of different ages and look-aheads, in one batch."""
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
+from nemo_lite.audio_files import as_samples
 from nemo_lite.config import AttentionContext
 from nemo_lite.conformer.subsampling import UNBOUNDED
-from nemo_lite.errors import ShapeError, StreamStateError
+from nemo_lite.errors import StreamStateError, UnsupportedError
 from nemo_lite.features import UNKNOWN_LENGTH
 from nemo_lite.network import Network
 from nemo_lite.results import Transcript, Update
@@ -27,6 +29,7 @@ class _State(IntEnum):
     OPEN = 1
     FINISHING = 2
     ENDED = 3
+    FAILED = 4
 
 
 @dataclass(slots=True)
@@ -41,6 +44,8 @@ class _Text:
 class StreamSnapshot:
     """A copy of one stream, made by `StreamBatch.snapshot`; opaque."""
 
+    network: Network
+    kind: tuple[type, ...]
     host: tuple[int, ...]
     buffer: BufferSnapshot
     model: StepSnapshot
@@ -76,6 +81,8 @@ class StreamBatch:
     ) -> None:
         """Use `nemo_lite.Model.streams` instead."""
         config = network.config
+        if config.preprocessor.normalize is not None:
+            raise UnsupportedError("features that are normalised over the file cannot stream")
         self._network, self._tokenizer = network, tokenizer
         self._runner = runner
         self._frames_per_step = frames_per_step
@@ -117,14 +124,18 @@ class StreamBatch:
         On CUDA this records the graphs of all look-aheads and batch sizes, which takes a while.
 
         Raises:
-            StreamStateError: every slot is taken.
+            StreamStateError: a stream is open.
         """
+        if self.free_slots < self.slots:
+            raise StreamStateError("warm_up comes before the first stream")
         self._runner.prepare(self._contexts, self.slots)
         for context in self._contexts:
             slot = self.open(lookahead=context.right)
-            self.push(slot, np.zeros(2 * self._span(context.chunk_frames), np.float32))
-            self.step()
-            self.close(slot)
+            try:
+                self.push(slot, np.zeros(2 * self._span(context.chunk_frames), np.float32))
+                self.step()
+            finally:
+                self.close(slot)
 
     def open(self, *, lookahead: int | None = None, language: str | None = None) -> int:
         """Begin a stream.
@@ -155,7 +166,7 @@ class StreamBatch:
             column[slot] = value
         return slot
 
-    def push(self, slot: int, samples: ArrayLike | Tensor) -> None:
+    def push(self, slot: int, samples: NDArray[np.float32] | Tensor) -> None:
         """Append audio; nothing is computed.
 
         Args:
@@ -163,15 +174,13 @@ class StreamBatch:
             samples: (S,) float32 mono at the model's rate in -1..1, S ≥ 0; copied.
 
         Raises:
-            ShapeError: not one-dimensional or not float32.
+            ShapeError: not one-dimensional, not float32, or not finite; nothing was taken.
             StreamStateError: the stream is not open, or was finished.
         """
         self._require(slot, _State.OPEN)
-        array = np.asarray(samples)
-        if array.ndim != 1 or array.dtype != np.float32:
-            raise ShapeError(f"samples are {array.dtype} {array.shape}, not float32 (S,)")
-        self._received[slot] += len(array)
+        array = as_samples(samples)
         self._buffer.append(slot, array)
+        self._received[slot] += len(array)
 
     def finish(self, slot: int) -> None:
         """Say that a stream's audio ends here; the following steps give all its remaining words.
@@ -190,7 +199,7 @@ class StreamBatch:
         Raises:
             StreamStateError: the slot is free.
         """
-        self._require(slot, _State.OPEN, _State.FINISHING, _State.ENDED)
+        self._require(slot, _State.OPEN, _State.FINISHING, _State.ENDED, _State.FAILED)
         self._states[slot] = _State.FREE
         self._buffer.clear(slot)
         del self._texts[slot]
@@ -215,6 +224,8 @@ class StreamBatch:
         self._require(slot, _State.OPEN, _State.FINISHING, _State.ENDED)
         text = self._texts[slot]
         return StreamSnapshot(
+            network=self._network,
+            kind=self._runner.kind,
             host=tuple(int(column[slot]) for column in self._host),
             buffer=self._buffer.save(slot),
             model=self._runner.save(slot),
@@ -229,9 +240,11 @@ class StreamBatch:
             snapshot: of this batch, or of another one of the same model and kind; stays usable.
 
         Raises:
-            StreamStateError: the slot is free.
+            StreamStateError: the slot is free, or the snapshot is of another model or decoder.
         """
-        self._require(slot, _State.OPEN, _State.FINISHING, _State.ENDED)
+        self._require(slot, _State.OPEN, _State.FINISHING, _State.ENDED, _State.FAILED)
+        if snapshot.network is not self._network or snapshot.kind != self._runner.kind:
+            raise StreamStateError("the snapshot is of another model, dtype or decoder")
         for column, value in zip(self._host, snapshot.host, strict=True):
             column[slot] = value
         self._buffer.load(slot, snapshot.buffer)
@@ -250,11 +263,20 @@ class StreamBatch:
         Returns:
             One update per stream that gained tokens and one, with `is_final`, per stream that
             reached its end. Call again while `ready` to work off a backlog.
+
+        Raises:
+            Exception: whatever the model raised, such as running out of memory. The streams that
+                took part have failed: only `close` and `restore` take them. Others are as before.
         """
         updates: list[Update] = []
         groups = [self._group(*ready) for ready in self._ready()]
         if groups:
-            runs = self._runner.run(groups)
+            try:
+                runs = self._runner.run(groups)
+            except BaseException:
+                for group in groups:
+                    self._states[group.slots] = _State.FAILED
+                raise
             for group in groups:
                 self._next_frame[group.slots] += group.valid_frames
                 self._buffer.release(group.slots, self._first_sample(group.slots))
@@ -343,7 +365,7 @@ class StreamBatch:
         return finals
 
     def _require(self, slot: int, *states: _State) -> None:
-        if not 0 <= slot < self.slots:
+        if not 0 <= operator.index(slot) < self.slots:
             raise StreamStateError(f"there is no slot {slot}, only 0 to {self.slots - 1}")
         state = _State(int(self._states[slot]))
         if state not in states:

@@ -24,6 +24,7 @@ class EncoderCache:
     its own frames. `frames` (slots,) int64 counts the frames each stream has seen.
     """
 
+    @torch.inference_mode(False)  # so that it may be changed in and outside of that mode
     def __init__(
         self, config: EncoderConfig, subsampling: Subsampling, slots: int, *, like: Tensor
     ) -> None:

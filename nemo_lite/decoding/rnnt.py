@@ -74,6 +74,7 @@ class RnntDecoder:
         self._joint = joint
         self._max_symbols = max_symbols
 
+    @torch.no_grad()
     def new_state(self, slots: int) -> DecoderState:
         """State for `slots` streams; see `GreedyDecoder`.
 

@@ -1,16 +1,26 @@
 """Live streams: equal to the whole file, whatever the packets, the neighbours and the slot."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nemo_lite.errors import ShapeError, StreamStateError
+from nemo_lite.errors import ShapeError, StreamStateError, UnsupportedError
 from nemo_lite.model import Model
 from nemo_lite.results import Update
 from nemo_lite.streaming import StreamBatch
-from nemo_lite.tests.tiny import noise, random_network, tiny_model, whole_file, with_lookaheads
+from nemo_lite.tests.tiny import (
+    CONFIG,
+    noise,
+    random_network,
+    tiny_model,
+    whole_file,
+    with_lookaheads,
+)
 
 LOOKAHEADS = (13, 6, 1, 0)
 FRAME = 1_280
@@ -281,3 +291,109 @@ def test_transcribe_gives_the_recordings_in_order() -> None:
     for transcript, samples in zip(found, recordings, strict=True):
         assert list(transcript.token_ids) == whole_file(model, samples, 6)
     assert model.transcribe([]) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e25])
+def test_numbers_that_are_no_audio_are_refused_and_leave_no_trace(value: float) -> None:
+    model = tiny_model()
+    batch = model.streams(1)
+    samples = noise(2, seed=13)
+    slot = batch.open(lookahead=1)
+    batch.push(slot, samples[:16_000])
+    broken = samples[16_000:].copy()
+    broken[5] = value
+    with pytest.raises(ShapeError, match="not finite"):
+        batch.push(slot, broken)
+    with pytest.raises(ShapeError, match="not finite"):
+        model.transcribe(broken)
+    batch.push(slot, samples[16_000:])
+    batch.finish(slot)
+    drain(batch)
+    assert list(batch.transcript(slot).token_ids) == whole_file(model, samples, 1)
+
+
+def test_warming_up_is_refused_while_a_stream_is_open() -> None:
+    batch = tiny_model().streams(2)
+    slot = batch.open()
+    batch.push(slot, noise(3))
+    batch.finish(slot)
+    with pytest.raises(StreamStateError, match="before the first stream"):
+        batch.warm_up()
+    assert drain(batch)[-1].is_final
+
+
+def test_a_step_that_fails_fails_its_streams_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model()
+    batch = model.streams(2)
+    working, idle = batch.open(lookahead=1), batch.open(lookahead=1)
+    samples = noise(2, seed=14)
+    batch.push(working, samples)
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model._network.preprocessor, "frames", fail)
+        with pytest.raises(MemoryError):
+            batch.step()
+    with pytest.raises(StreamStateError, match="failed"):
+        batch.push(working, samples)
+    assert not batch.ready
+    batch.close(working)
+    batch.push(idle, samples)
+    batch.finish(idle)
+    drain(batch)
+    assert list(batch.transcript(idle).token_ids) == whole_file(model, samples, 1)
+
+
+def test_a_foreign_snapshot_is_refused_and_the_stream_goes_on() -> None:
+    model = tiny_model()
+    other = Model(random_network(seed=3), model.tokenizer).streams(1)
+    ctc = model.streams(1, decoder="ctc")
+    batch = model.streams(1)
+    samples = noise(2, seed=15)
+    slot = batch.open(lookahead=6)
+    batch.push(slot, samples[:20_000])
+    drain(batch)
+    for foreign in (other, ctc):
+        snapshot = foreign.snapshot(foreign.open())
+        with pytest.raises(StreamStateError, match="another model"):
+            batch.restore(slot, snapshot)
+    batch.push(slot, samples[20_000:])
+    batch.finish(slot)
+    drain(batch)
+    assert list(batch.transcript(slot).token_ids) == whole_file(model, samples, 6)
+
+
+def test_the_callers_inference_mode_does_not_matter() -> None:
+    model = tiny_model()
+    with torch.inference_mode():
+        batch = model.streams(1)
+    samples = noise(1.5, seed=16)
+    assert streamed(batch, samples, [], 1) == whole_file(model, samples, 1)
+
+
+def test_models_with_normalised_features_transcribe_but_do_not_stream() -> None:
+    config = replace(CONFIG, preprocessor=replace(CONFIG.preprocessor, normalize="per_feature"))
+    model = Model(random_network(config), tiny_model().tokenizer)
+    with pytest.raises(UnsupportedError, match="normalised"):
+        model.streams(1)
+    samples = noise(3, seed=17)
+    found = model.transcribe(samples, lookahead=1)[0]
+    assert list(found.token_ids) == whole_file(model, samples, 1)
+
+
+def test_what_transcribe_cannot_take_is_an_error() -> None:
+    model = tiny_model()
+    with pytest.raises(ShapeError, match="not \\(S,\\)"):
+        model.transcribe(np.zeros((400, 2), np.float32))
+    with pytest.raises(ShapeError, match="int32"):
+        model.transcribe(np.zeros(400, np.int32))
+    with pytest.raises(ValueError, match="sample_rate"):
+        model.transcribe(np.zeros(400, np.float32), sample_rate=float("nan"))  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="no audio file"):
+        model.transcribe(__file__)
+    with pytest.raises(UnsupportedError, match="CTC"):
+        model.transcribe(noise(1), decoder="CTC")  # type: ignore[arg-type]
