@@ -17,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -134,14 +135,16 @@ class Reading:
     keep: float
 
 
-def measure(path: Path, repeats: int) -> tuple[Reading, list[Row], list[str]]:
+def measure(
+    path: Path, repeats: int, dtypes: Sequence[str] = DTYPES
+) -> tuple[Reading, list[Row], list[str]]:
     """The file itself, a row per dtype, and what could not be measured."""
     read_seconds(path, keep=False)  # into the page cache
     found = [_child("--read", str(path)) for _ in range(repeats)]
     read = Reading(*(median(float(row[key]) for row in found) for key in ("cat", "keep")))
     rows: list[Row] = []
     missing: list[str] = []
-    for dtype in DTYPES:
+    for dtype in dtypes:
         found = [_child("--load", str(path), "--dtype", dtype) for _ in range(repeats)]
         if "missing" in found[0]:
             missing.append(f"{dtype}: {found[0]['missing']}")

@@ -10,6 +10,7 @@ from streaming_runs import Unavailable
 from torch import Tensor
 
 from nemo_lite.chunk_encoder import Chunk
+from nemo_lite.config import AttentionContext
 from nemo_lite.network import Network
 
 _CACHED_MEL = 9
@@ -24,16 +25,21 @@ class NemoChunkEncoder:
     deviates from the whole file.
     """
 
+    snapshot_type = tuple
+
     def __init__(self, encoder: Any, slots: int) -> None:
         """Use an encoder of `nemo_encoder` for `slots` streams."""
         self._encoder = encoder
         self._caches: tuple[Tensor, Tensor, Tensor] = encoder.get_initial_cache_state(slots)
         self._mel: Tensor | None = None
+        self._context: AttentionContext | None = None
 
     def encode(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Encode one step of all streams."""
         (chunk,) = chunks
-        self._encoder.set_default_att_context_size([chunk.context.left, chunk.context.right])
+        if chunk.context != self._context:
+            self._context = chunk.context
+            self._encoder.set_default_att_context_size([chunk.context.left, chunk.context.right])
         first = self._mel is None
         # Before the stream's first mel frame there are factor - 1 zeros, which NeMo does not want.
         mel = chunk.mel[:, :, 7:] if self._mel is None else torch.cat((self._mel, chunk.mel), 2)
@@ -64,8 +70,9 @@ class NemoChunkEncoder:
     def load(self, slot: int, snapshot: Any) -> None:
         """Put a copy that `save` made into a slot."""
         channel, time, length = self._caches
+        mel: Tensor = snapshot[3]
         if self._mel is None:
-            self._mel = snapshot[3].new_zeros(len(length), *snapshot[3].shape)
+            self._mel = mel.new_zeros(len(length), *mel.shape)
         rows = (channel[:, slot], time[:, slot], length[slot], self._mel[slot])
         for row, saved in zip(rows, snapshot, strict=True):
             row.copy_(saved)
@@ -78,7 +85,7 @@ def nemo_encoder(name: str, network: Network) -> Any:
         Unavailable: NeMo is not installed.
     """
     try:
-        from nemo.collections.asr.modules import ConformerEncoder
+        from nemo.collections.asr.modules import ConformerEncoder  # type: ignore[import-not-found]
     except ImportError as error:
         raise Unavailable("NeMo is not installed") from error
     encoder = ConformerEncoder(**CONFIGS[name]["encoder"])

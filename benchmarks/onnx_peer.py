@@ -33,6 +33,8 @@ Array = NDArray[np.float32]
 class OnnxChunkEncoder:
     """All slots in every step, in order, and all of the same age."""
 
+    snapshot_type = tuple
+
     def __init__(self, session: Any, encoder: FastConformer, slots: int) -> None:
         """Use a session of `quantised_session` for `slots` streams."""
         self._session, self._encoder, self._slots = session, encoder, slots

@@ -185,13 +185,12 @@ def _settings() -> tuple[Settings, Path | None]:
     if unknown := set(arguments.peers) - CONTENDERS.keys():
         parser.error(f"unknown peers: {', '.join(sorted(unknown))}; known: {', '.join(CONTENDERS)}")
     model = "tiny" if arguments.quick else arguments.model
-    batches, steps = arguments.batches, {"seconds": arguments.seconds}
-    if arguments.quick:
-        batches, steps = [1, 3], {"seconds": 0.0, "fewest": 4}
+    batches = [1, 3] if arguments.quick else arguments.batches
+    seconds, fewest = (0.0, 4) if arguments.quick else (arguments.seconds, 8)
     known = {right for _, right in CONFIGS[model]["encoder"]["att_context_size"]}
     lookaheads = [round(chunk / 1_000 / FRAME_S) - 1 for chunk in arguments.chunks]
     plans = [
-        Plan(lookahead, batch, **steps)
+        Plan(lookahead, batch, seconds, fewest)
         for lookahead in lookaheads
         if lookahead in known
         for batch in batches
@@ -209,10 +208,12 @@ def _numbers(text: str) -> list[int]:
 def main() -> None:
     """Measure, print, and write the tables if asked."""
     settings, path = _settings()
+    busy = os.getloadavg()[0]
     results = measure(settings)
     heading = (
         f"## Live streams on a CPU: {settings.model} (`streaming_cpu`)\n\n"
-        f"{machine()}; {settings.threads} threads; {_versions()}\n\n"
+        f"{machine()}; {settings.threads} threads; load average {busy:.1f} at the start; "
+        f"{_versions()}\n\n"
     )
     text = heading + tables.report(results)
     print(text)

@@ -52,7 +52,7 @@ class Plan:
     lookahead: int
     batch: int
     seconds: float = 3.0
-    """Steps are measured until so much time is over, but `fewest` at least and `most` at most."""
+    """Steps are measured until so much time is over, `fewest` at least and `most` at most."""
     fewest: int = 8
     most: int = 40
 
@@ -118,8 +118,12 @@ class Meter:
     """A `ChunkEncoder` that notes how long another one takes and what it gives for stream 0."""
 
     encoder: ChunkEncoder
-    seconds: list[float] = field(default_factory=list)
-    encoded: list[Tensor] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list[float])
+    encoded: list[Tensor] = field(default_factory=list[Tensor])
+    snapshot_type: type = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.snapshot_type = self.encoder.snapshot_type
 
     def encode(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Encode, and note."""

@@ -78,14 +78,17 @@ class _Streams:
     """The state of a batch of streams, and what is noted of stream 0."""
 
     def __init__(self, model: Any, plan: Plan) -> None:
-        from transformers.models.nemotron_asr_streaming import modeling_nemotron_asr_streaming
+        from transformers.models.nemotron_asr_streaming import (
+            generation_nemotron_asr_streaming,
+            modeling_nemotron_asr_streaming,
+        )
 
         self._model, self._plan = model, plan
         self._blank = model.config.blank_token_id
         self._keys: Any = None
         self._padding: Any = None
         self._output = modeling_nemotron_asr_streaming.NemotronAsrStreamingEncoderModelOutput
-        cache = modeling_nemotron_asr_streaming.NemotronAsrStreamingRNNTDecoderCache
+        cache = generation_nemotron_asr_streaming.NemotronAsrStreamingRNNTDecoderCache
         self._predictor = cache(model.config)
         self._symbols = torch.full((plan.batch, 1), self._blank)
         self._frames = 0
