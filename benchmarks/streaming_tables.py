@@ -15,7 +15,9 @@ NOTES = """\
 *kept up* is the largest batch measured whose p95 is not longer than the chunk. *Encoder error* is
 relative to the float32 frames, *token error* the share of wrong, missing and surplus tokens; both
 are of the same stream from its start. Random weights choose between tokens by a hair's breadth, so
-rounding changes many more of them than with a trained model: see the digits for one.
+rounding changes many more of them than with a trained model: see the digits for one. A run that
+other programs disturbed (p95 over 1.5 times the median) is repeated once or twice, the
+best kept.
 
 `transformers` is `NemotronAsrStreamingForRNNT` with its caches and its feature extractor, float32;
 *hoisted* computes relative positions and their projections once instead of in every step. ONNX

@@ -184,6 +184,21 @@ def test_no_larger_batch_once_it_is_too_late() -> None:
     ]
 
 
+def test_a_disturbed_run_is_repeated_and_a_steady_one_is_not() -> None:
+    asked: list[float] = []
+
+    class Busy:
+        def run(self, plan: Plan, audio: Audio) -> Run:
+            asked.append(0.5 if len(asked) == 0 else 0.1)
+            measured = run(step_s=0.1)
+            measured.steps_s[-1] = asked[-1]
+            return measured
+
+    (kept,) = streaming_cpu._runs("busy", Busy(), [Plan(1, 1)], Audio(1.0))
+    assert asked == [0.5, 0.1]
+    assert kept.p95_s == pytest.approx(0.1)
+
+
 def test_the_ceiling_multiplies_with_every_weight_of_a_frame(network: Network) -> None:
     encoder: FastConformer = network.encoder
     width, ff = encoder.config.d_model, encoder.config.ff_size
