@@ -1,5 +1,6 @@
 """What recognition gives: transcripts of whole recordings and updates of live streams."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,6 +30,10 @@ class Transcript:
     token_times: tuple[float, ...]
     token_confidences: tuple[float, ...]
     language: str | None = None
+
+
+LANGUAGE_TAG = re.compile(r"<([a-z]{2,3}-[A-Za-z]{2,4})>")
+"""A piece that names the language of the text, such as `<en-US>` or `<zh-Hans>`."""
 
 
 class Marker(StrEnum):

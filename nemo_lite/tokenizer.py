@@ -15,10 +15,9 @@ import sentencepiece
 import tokenizers
 
 from nemo_lite.errors import CheckpointError
-from nemo_lite.results import Marker
+from nemo_lite.results import LANGUAGE_TAG, Marker
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
-_LANGUAGE_TAG = re.compile(r"<([a-z]{2,3}-[A-Za-z]{2,4})>")
 _UNDECODABLE = "\ufffd"
 
 
@@ -61,7 +60,7 @@ class Tokenizer:
         self.file_name = file_name
         self._ids = {piece: id for id, piece in enumerate(self.pieces)}
         self.markers = {self._ids[m.value]: m for m in Marker if m.value in self._ids}
-        tags = ((id, _LANGUAGE_TAG.fullmatch(piece)) for piece, id in self._ids.items())
+        tags = ((id, LANGUAGE_TAG.fullmatch(piece)) for piece, id in self._ids.items())
         self.language_tags = {id: tag[1] for id, tag in tags if tag}
         self._texts = _probe(self, decode)
 

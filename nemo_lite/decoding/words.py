@@ -4,9 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nemo_lite.results import Marker, Word
+from nemo_lite.results import LANGUAGE_TAG, Marker, Word
 
-_LANGUAGE_TAG = re.compile(r"<[a-z]{2,3}-[A-Za-z]{2,4}>")  # as in `tokenizer.py`
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "▁"
 _UNKNOWN = "<unk>"
@@ -46,7 +45,7 @@ def words(
     found: list[_Open] = []
     begins = True
     for piece, frame, confidence in zip(pieces, frames, confidences, strict=True):
-        if piece in _MARKERS or _LANGUAGE_TAG.fullmatch(piece):
+        if piece in _MARKERS or LANGUAGE_TAG.fullmatch(piece):
             continue
         unknown = piece == _UNKNOWN
         if begins or unknown or piece.startswith(_SPACE):
