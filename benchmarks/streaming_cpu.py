@@ -66,13 +66,20 @@ def _bfloat16(settings: Settings, network: Network) -> Contender:
     return _float32(settings, copy.deepcopy(network).to(torch.bfloat16))
 
 
-def _int8(settings: Settings, network: Network) -> Contender:
+def _int8(settings: Settings, network: Network, isa: str | None = None) -> Contender:
     encoder = copy.deepcopy(network.encoder)  # packing takes the layers away
     try:
-        packed = Int8Encoder(encoder, threads=settings.threads)
+        packed = Int8Encoder(encoder, threads=settings.threads, isa=isa)
     except UnsupportedError as error:
         raise Unavailable(str(error)) from error
     return LiveBatch(network, packed.chunk_encoder, torch_threads=1)
+
+
+def _int8_avx2(settings: Settings, network: Network) -> Contender:
+    """What a processor without VNNI would get, as far as this one shows it."""
+    if "avx512" not in machine():
+        raise Unavailable("no faster instruction set here")
+    return _int8(settings, network, isa="avx2")
 
 
 def _transformers(_settings: Settings, network: Network) -> Contender:
@@ -99,6 +106,7 @@ CONTENDERS: Mapping[str, Callable[[Settings, Network], Contender]] = {
     "nemo_lite float32": _float32,
     "nemo_lite bfloat16": _bfloat16,
     "nemo_lite int8": _int8,
+    "nemo_lite int8 avx2": _int8_avx2,
     "transformers": _transformers,
     "transformers hoisted": _hoisted,
     "ONNX Runtime int8": _onnx,

@@ -88,26 +88,23 @@ class Model:
     ) -> "Model":
         """Build the network of a checkpoint that was read with `read_checkpoint`.
 
-        The model takes the checkpoint's tensors as its own. "int8" empties `checkpoint.state`, so
-        that the memory of the float weights is free once they are packed.
+        Empties `checkpoint.state`: its tensors are mapped from a file, on which the model does not
+        stay dependent, and each goes once it was copied, converted or packed.
         """
         device = torch.device(device)
         _check_format(device, dtype)
         with torch.device("meta"):
             network = Network(checkpoint.config).eval()
-        load_strictly(
-            network,
-            checkpoint.state,
-            source=str(checkpoint.source),
-            optional=("preprocessor.",),
-        )
+        source = str(checkpoint.source)
+        load_strictly(network, checkpoint.state, source=source, optional=("preprocessor.",))
+        checkpoint.state.clear()
         network.requires_grad_(False)
         if dtype != "int8":
-            network.to(device=device, dtype=_torch_dtype(dtype))
+            network.copy_to(device, _torch_dtype(dtype))
             return cls(network, checkpoint.tokenizer)
-        checkpoint.state.clear()
         int8 = Int8Encoder(network.encoder, threads=threads or torch.get_num_threads())
-        return cls(network.to(torch.float32), checkpoint.tokenizer, int8=int8)
+        network.copy_to(device, torch.float32)
+        return cls(network, checkpoint.tokenizer, int8=int8)
 
     @property
     def config(self) -> ModelConfig:

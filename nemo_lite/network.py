@@ -45,6 +45,15 @@ class Network(nn.Module):
         assert isinstance(head, CtcHead)
         return head
 
+    def copy_to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Like `to`, but into memory of its own in any case, one tensor after another."""
+
+        def copied(tensor: Tensor) -> Tensor:
+            kind = dtype if tensor.is_floating_point() else tensor.dtype
+            return tensor.to(device, kind, copy=True)
+
+        self._apply(copied)
+
     def prompt_index(self, language: str | None) -> int:
         """The prompt's row for a language; 0, and meaningless, for models without prompts.
 

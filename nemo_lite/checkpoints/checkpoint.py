@@ -32,8 +32,8 @@ _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 class Checkpoint:
     """A recogniser as read from disk: no module is built yet, nothing is converted.
 
-    The tensors keep their dtype; those of a folder are mapped from the file, so that they cost
-    memory only where they are read.
+    The tensors keep their dtype and are mapped from the file, so that they cost memory only where
+    they are read.
     """
 
     config: ModelConfig

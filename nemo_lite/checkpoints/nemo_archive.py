@@ -1,26 +1,22 @@
 """NeMo's own `.nemo` archives: a tar file with a configuration, weights and tokenizer files.
 
-Nothing is ever extracted: members are read in place, by their byte range. An archive that is
-gzipped as a whole is decompressed to an unnamed temporary file first.
+Nothing is ever extracted: members are read in place, by their byte range, and weights are mapped.
+An archive that is gzipped as a whole is decompressed to an unnamed temporary file first.
 """
 
 import gzip
 import io
-import pickle
 import tarfile
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from nemo_lite.checkpoints.checkpoint import Checkpoint, assemble, model_config, target_class
 from nemo_lite.checkpoints.documents import MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, parse_yaml
+from nemo_lite.checkpoints.torch_file import DAMAGED, FileRange, read_tensors
 from nemo_lite.errors import CheckpointError
 from nemo_lite.tokenizer import Tokenizer
 
@@ -31,22 +27,6 @@ _GZIP_MAGIC = b"\x1f\x8b"
 # Weights hardly compress; what grows more than this is built to fill the disk.
 _MAX_EXPANSION, _EXPANSION_SLACK = 16, 2**30
 _COPY_BYTES = 2**20
-
-# What the readers of tar, zip and pickle raise on damaged or hostile bytes.
-_DAMAGED = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-)
 
 
 def read_nemo(path: Path, *, tokenizer: Tokenizer | None = None) -> Checkpoint:
@@ -64,39 +44,8 @@ def read_nemo(path: Path, *, tokenizer: Tokenizer | None = None) -> Checkpoint:
             name = _tokenizer_name(nemo)
             model = _member(file, members, name, MAX_TOKENIZER_BYTES).read()
             tokenizer = Tokenizer.from_sentencepiece(model)
-        state = _load_weights(_member(file, members, _WEIGHTS))
+        state = read_tensors(_member(file, members, _WEIGHTS), name=_WEIGHTS)
     return assemble(Checkpoint(config, state, tokenizer, path, target_class(nemo), nemo))
-
-
-class _Range(io.RawIOBase):
-    """A byte range of an open file as a file of its own, so that nothing has to be copied."""
-
-    def __init__(self, file: io.FileIO, start: int, size: int) -> None:
-        super().__init__()
-        self._file, self._start, self._size, self._at = file, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"seek to {base + offset}")
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer: Any, /) -> int:
-        view = memoryview(buffer)[: max(0, self._size - self._at)]
-        self._file.seek(self._start + self._at)
-        count = self._file.readinto(view)
-        self._at += count
-        return count
 
 
 @contextmanager
@@ -139,7 +88,7 @@ def _members(file: io.FileIO) -> dict[str, tarfile.TarInfo]:
                     raise CheckpointError(f"{name!r} is in the archive twice")
                 if member.isfile():
                     members[name] = member
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise CheckpointError(
             f"not a .nemo archive (a tar file), or damaged: {error!r:.200}"
         ) from error
@@ -159,13 +108,13 @@ def _require_plain(member: tarfile.TarInfo, file_size: int) -> None:
 
 def _member(
     file: io.FileIO, members: Mapping[str, tarfile.TarInfo], name: str, limit: int | None = None
-) -> io.BufferedReader:
+) -> FileRange:
     member = members.get(name)
     if member is None:
         raise CheckpointError(f"no {name} in the archive")
     if limit is not None and member.size > limit:
         raise CheckpointError(f"{name} is larger than {limit} bytes")
-    return io.BufferedReader(_Range(file, member.offset_data, member.size))
+    return FileRange(file, member.offset_data, member.size)
 
 
 def _tokenizer_name(nemo: Mapping[str, Any]) -> str:
@@ -175,42 +124,3 @@ def _tokenizer_name(nemo: Mapping[str, Any]) -> str:
     if not isinstance(path, str):
         raise CheckpointError("the configuration names no SentencePiece tokenizer (model_path)")
     return path.removeprefix("nemo:")
-
-
-def _load_weights(file: io.BufferedReader) -> dict[str, Tensor]:
-    """The state dict of a `torch.save` file, on the CPU."""
-    try:
-        _require_stored(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # its text says how to run the code nevertheless
-        raise CheckpointError(f"{_WEIGHTS} holds more than tensors, or is damaged") from error
-    except _DAMAGED as error:
-        raise CheckpointError(f"{_WEIGHTS} cannot be loaded: {error!r:.200}") from error
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{_WEIGHTS} holds a {type(state).__name__}, not named tensors")
-    for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not _is_plain(tensor):
-            raise CheckpointError(f"{_WEIGHTS}: {name!r} is no plain tensor")
-    return dict(state)
-
-
-def _require_stored(file: io.BufferedReader) -> None:
-    """Refuse compressed records, which `torch.save` never writes: loading takes the file's size."""
-    file_size = file.seek(0, io.SEEK_END)
-    with zipfile.ZipFile(file) as archive:
-        records = archive.infolist()
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise CheckpointError(f"{_WEIGHTS} has compressed records")
-    if sum(record.file_size for record in records) > file_size:
-        raise CheckpointError(f"{_WEIGHTS} has overlapping records")
-    file.seek(0)
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Dense, in memory, and no larger than what was read for it."""
-    return (
-        tensor.layout == torch.strided
-        and tensor.device.type == "cpu"
-        and not tensor.is_quantized
-        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
-    )

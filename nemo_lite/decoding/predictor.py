@@ -43,7 +43,13 @@ class _Prediction(nn.Module):
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__()
         blank = config.vocabulary_size
-        self.embed = nn.Embedding(blank + 1, config.hidden, padding_idx=blank)
+        weight = torch.empty(blank + 1, config.hidden)
+        if (
+            not weight.is_meta
+        ):  # where `normal_` would import torch's compiler: seconds, for nothing
+            nn.init.normal_(weight)
+            weight[blank] = 0.0
+        self.embed = nn.Embedding(blank + 1, config.hidden, padding_idx=blank, _weight=weight)
         self.dec_rnn = _Recurrent(config)
 
 
