@@ -80,6 +80,8 @@ pub struct Kernels {
     pub linear: unsafe fn(job: &LinearJob<'_>, block: usize, next: *const i8),
     /// Layer norm of a row of `n` values; `to` may be `from`.
     pub norm: unsafe fn(norm: &Norm, from: *const f32, to: *mut f32),
+    /// Rounds a row of weights to -127 ..= 127, within a `pair_limit`, and gives the step.
+    pub quantise_weights: unsafe fn(from: &[f32], to: &mut [i8], pair_limit: Option<u8>) -> f32,
     /// Quantises a row of values, a multiple of `PAD`, into its tile.
     pub quantise: unsafe fn(from: *const f32, to: &QuantisedRow) -> RowScale,
     /// Attention of one stream and head.
@@ -144,6 +146,11 @@ macro_rules! table {
             }
 
             $(#[$features])?
+            unsafe fn quantise_weights(from: &[f32], to: &mut [i8], limit: Option<u8>) -> f32 {
+                packed::quantise_weights(from, to, limit)
+            }
+
+            $(#[$features])?
             unsafe fn quantise(from: *const f32, to: &QuantisedRow) -> RowScale {
                 unsafe { rows::quantise::<$simd>(from, to) }
             }
@@ -181,6 +188,7 @@ macro_rules! table {
                 pair_limit: $pair_limit,
                 linear,
                 norm,
+                quantise_weights,
                 quantise,
                 attend,
                 depthwise,

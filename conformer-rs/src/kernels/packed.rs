@@ -1,6 +1,6 @@
 //! The weights of linear layers: quantised, and laid out for one instruction set.
 
-use super::portable::nearest;
+use super::portable::nearest_byte;
 use super::{CHUNK, Kernels};
 use crate::memory::{Aligned, Shared};
 use crate::team::Team;
@@ -68,10 +68,13 @@ impl Packed {
                     return;
                 };
                 let from = &part.weight[index * inputs..][..inputs];
-                let scale = quantise_weights(from, &mut row, kernels.pair_limit);
+                // SAFETY: the processor has the kernels' instructions.
+                let step = unsafe {
+                    (kernels.quantise_weights)(from, &mut row[..inputs], kernels.pair_limit)
+                };
                 // SAFETY: `column` is this thread's alone, and all four buffers have room for it.
                 unsafe {
-                    *scales.at(column) = scale;
+                    *scales.at(column) = step;
                     *sums.at(column) = row.iter().map(|&w| i32::from(w)).sum();
                     *bias.at(column) = part.bias.map_or(0.0, |bias| bias[index]);
                     let to = weights.at(column / block * block * padded + column % block * 4);
@@ -144,10 +147,11 @@ fn source<'a, 'b>(
 }
 
 /// Rounds one row of weights to -127 ..= 127 and returns the step.
-fn quantise_weights(from: &[f32], to: &mut [i8], pair_limit: Option<u8>) -> f32 {
+#[inline(always)]
+pub fn quantise_weights(from: &[f32], to: &mut [i8], pair_limit: Option<u8>) -> f32 {
     // Magnitudes in the order of their bits: unlike `f32::max` that needs no care for NaN.
-    let largest = from.iter().map(|w| w.abs().to_bits() as i32).max().unwrap_or(0);
-    let largest = f32::from_bits(largest as u32);
+    let largest = from.iter().map(|w| w.abs().to_bits()).max().unwrap_or(0);
+    let largest = f32::from_bits(largest);
     if !(largest > f32::MIN_POSITIVE && largest.is_finite()) {
         to.fill(0);
         return 0.0;
@@ -156,7 +160,7 @@ fn quantise_weights(from: &[f32], to: &mut [i8], pair_limit: Option<u8>) -> f32 
     loop {
         let factor = range / largest;
         for (to, &w) in to.iter_mut().zip(from) {
-            *to = nearest(w * factor) as i32 as i8;
+            *to = nearest_byte(w * factor);
         }
         let Some(limit) = pair_limit else { break };
         let pairs = to.as_chunks::<2>().0;

@@ -119,12 +119,20 @@ impl Simd for Portable {
     }
 }
 
+/// 1.5 * 2^23.
+const SHIFT: f32 = 12_582_912.0;
+
 /// The nearest integer, ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no bits for fractions.
 /// `round_ties_even` may be a function call.
 #[inline(always)]
 pub fn nearest(x: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0;
     (x + SHIFT) - SHIFT
+}
+
+/// `nearest` of -128 ..= 127: the lowest bits of the shifted number are the integer's.
+#[inline(always)]
+pub fn nearest_byte(x: f32) -> i8 {
+    (x + SHIFT).to_bits() as i8
 }
 
 /// IEEE binary16 to binary32, exactly.
