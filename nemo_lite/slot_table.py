@@ -105,6 +105,16 @@ class SlotTable:
         self.next_frame[group.slots] += group.valid_frames
         self.buffer.release(group.slots, self._first_sample(group.slots))
 
+    def padding(self, slot: int) -> int:
+        """Samples that must follow for the frame with the newest sample to be in a whole chunk."""
+        frame_samples = self._factor * self._hop
+        width = self._contexts[self.context[slot]].chunk_frames
+        frames = -(-int(self.received[slot]) // frame_samples)
+        frames = max(-(-frames // width) * width, int(self.next_frame[slot]))
+        # Encoder frame i needs mel frames up to `factor * i`.
+        needed = self._samples_before_first() + self._factor * (frames - 1) * self._hop
+        return max(0, needed - int(self.received[slot])) if frames else 0
+
     @property
     def ready(self) -> bool:
         """Whether `groups` or `ended` has something to give."""
@@ -139,10 +149,12 @@ class SlotTable:
 
         Encoder frame i needs mel frames up to `factor * i`.
         """
-        preprocessor = self._preprocessor
-        behind_first = preprocessor.span_offset + preprocessor.span_samples(1)
-        mel_frames = (self.buffer.stored - behind_first) // self._hop + 1
+        mel_frames = (self.buffer.stored - self._samples_before_first()) // self._hop + 1
         return (mel_frames - 1) // self._factor + 1
+
+    def _samples_before_first(self) -> int:
+        """Samples that the first mel frame needs."""
+        return self._preprocessor.span_offset + self._preprocessor.span_samples(1)
 
     def _first_sample(self, rows: Rows) -> Rows:
         """Per row the first sample that its next chunk needs; negative at the start."""

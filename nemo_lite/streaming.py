@@ -189,6 +189,28 @@ class StreamBatch:
         frames = int(self._table.next_frame[slot])
         return min(frames * self._network.config.frame_samples, int(self._table.received[slot]))
 
+    def padding(self, slot: int) -> int:
+        """How much silence to push for everything pushed so far to be decoded.
+
+        For the end of a turn inside a stream: unlike `finish` it lets the stream go on.
+
+        Raises:
+            StreamStateError: the stream is not open, or was finished.
+        """
+        self._table.require(slot, State.OPEN)
+        return self._table.padding(slot)
+
+    def forget(self, slot: int) -> None:
+        """Drop the words found so far from `transcript`; the decoder goes on as if they were there.
+
+        A stream without end would otherwise keep its words for ever.
+
+        Raises:
+            StreamStateError: the slot is free.
+        """
+        self._table.require(slot, State.OPEN, State.FINISHING, State.ENDED)
+        self._texts[slot].run = TokenRun()
+
     def snapshot(self, slot: int) -> StreamSnapshot:
         """Copy a stream, to come back to this moment or to go on with it in another slot.
 

@@ -348,6 +348,49 @@ def test_a_step_that_fails_fails_its_streams_and_nobody_else(
     assert list(batch.transcript(idle).token_ids) == whole_file(model, samples, 1)
 
 
+@pytest.mark.parametrize("lookahead", LOOKAHEADS)
+def test_padding_is_what_decodes_everything_pushed_and_no_more(lookahead: int) -> None:
+    batch = tiny_model().streams(1)
+    slot = batch.open(lookahead=lookahead)
+    chunk = (lookahead + 1) * FRAME
+    assert batch.padding(slot) == 0
+    received = 0
+    for size in (chunk // 3, 1, chunk, 2 * chunk + 177, 160):
+        batch.push(slot, noise(4)[:size])
+        received += size
+        drain(batch)
+        padding = batch.padding(slot)
+        assert padding <= chunk + 2 * 1_280
+        if padding:
+            batch.push(slot, np.zeros(padding - 1, np.float32))
+            drain(batch)
+            assert batch.decoded_samples(slot) < received
+            batch.push(slot, np.zeros(1, np.float32))
+            received += padding
+            drain(batch)
+        assert batch.decoded_samples(slot) >= received - padding
+
+
+def test_what_is_forgotten_leaves_the_transcript_and_nothing_else() -> None:
+    model = tiny_model()
+    samples = noise(4, seed=3)
+    expected = whole_file(model, samples, 1)
+    batch = model.streams(1)
+    slot = batch.open(lookahead=1)
+    batch.push(slot, samples[:30_000])
+    drain(batch)
+    first = batch.transcript(slot)
+    batch.forget(slot)
+    assert batch.transcript(slot).token_ids == ()
+    batch.push(slot, samples[30_000:])
+    batch.finish(slot)
+    drain(batch)
+    rest = batch.transcript(slot)
+    assert first.token_ids and rest.token_ids
+    assert list(first.token_ids + rest.token_ids) == expected
+    assert rest.token_times[0] >= first.token_times[-1]
+
+
 def test_a_foreign_snapshot_is_refused_and_the_stream_goes_on() -> None:
     model = tiny_model()
     other = Model(random_network(seed=3), model.tokenizer).streams(1)
