@@ -1,0 +1,235 @@
+"""NVIDIA's streaming models behind the streaming-engine interface: one batch, one worker thread."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+
+from stt_server.engine.base import EngineInfo, EngineUnavailable, StreamOptions
+from stt_server.engine.nemo_stream import NemoStream
+from stt_server.engine.nemo_worker import Command, Heard, LiveBatch, LoadedModel, NemoWorker
+from stt_server.errors import Overloaded, TranscriptionError
+from stt_server.events import SAMPLE_RATE, Audio
+
+logger = logging.getLogger(__name__)
+
+STUCK_S = 15.0
+"""A worker that computes for so long without a pause is given up."""
+RESTART_WAIT_S = 10.0
+"""How long audio of open sessions waits for a worker that is being restarted."""
+RESTART_S = (0.5, 2.0, 10.0, 30.0)
+"""Pauses before a worker is started again; the last one is repeated."""
+
+
+class NemoEngine:
+    """A `StreamingEngine`. The event loop never computes and never waits for the worker."""
+
+    def __init__(
+        self,
+        load: Callable[[], LoadedModel],
+        *,
+        name: str,
+        summary: str,
+        most_streams: int,
+        tick_s: float = 0.02,
+    ) -> None:
+        """
+        Args:
+            load: runs on the worker's thread, at the start and after each failure.
+            name: of the model.
+            summary: one sentence for the operator.
+            most_streams: bound on the capacity until it is measured.
+            tick_s: how long audio waits for that of other streams.
+        """
+        self.info = EngineInfo(name=name, summary=summary, capacity=most_streams)
+        self._load, self._tick_s = load, tick_s
+        self._worker: NemoWorker | None = None
+        self._ready: asyncio.Future[LoadedModel] | None = None
+        self._streams: dict[int, NemoStream] = {}
+        self._ids = itertools.count()
+        self._watch: asyncio.Task[None] | None = None
+        self._running, self._failed = asyncio.Event(), asyncio.Event()
+        self._failure: Exception | None = None
+
+    async def start(self) -> None:
+        try:
+            await self._start_worker()
+        except Exception as error:
+            raise EngineUnavailable(f"{self.info.name} cannot be loaded: {error}") from error
+        self._watch = asyncio.create_task(self._keep_running())
+
+    async def check(self) -> None:
+        """Recognise a chunk of silence on a slot kept for this.
+
+        Raises:
+            EngineUnavailable: the worker has failed or does not answer.
+        """
+        if self._worker is None:
+            raise EngineUnavailable(f"{self.info.name} is being restarted")
+        stream = self._new_stream(StreamOptions())
+        try:
+            await stream.push(Audio(0, np.zeros(SAMPLE_RATE // 10, np.float32), speech=True))
+            await stream.end_turn()
+        except TranscriptionError as error:
+            raise EngineUnavailable(f"{self.info.name} does not answer") from error
+        finally:
+            await stream.close()
+
+    async def stop(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.stop()
+            await asyncio.to_thread(worker.join, STUCK_S)
+        self._fail_streams(Overloaded("the server is shutting down"))
+
+    async def open(self, options: StreamOptions) -> NemoStream:
+        """Take a place.
+
+        Raises:
+            Overloaded: none is free, or the worker is being restarted.
+        """
+        if self._worker is None:
+            raise Overloaded(f"{self.info.name} is being restarted, try again later")
+        if len(self._streams) >= self.info.capacity:
+            raise Overloaded("all places are taken, try again later")
+        return self._new_stream(options)
+
+    def _new_stream(self, options: StreamOptions) -> NemoStream:
+        key = next(self._ids)
+        stream = NemoStream(self, key, options)
+        self._streams[key] = stream
+        return stream
+
+    # For streams
+
+    def post(self, command: Command) -> None:
+        """Hand a command to the worker.
+
+        Raises:
+            TranscriptionError: there is none now.
+        """
+        if self._worker is None:
+            raise self._restarting()
+        self._worker.post(command)
+
+    async def running(self) -> None:
+        """Wait for a worker that is being restarted: meanwhile the audio waits, too.
+
+        Raises:
+            TranscriptionError: it took too long.
+        """
+        try:
+            async with asyncio.timeout(RESTART_WAIT_S):
+                await self._running.wait()
+        except TimeoutError:
+            raise self._restarting() from None
+
+    def _restarting(self) -> TranscriptionError:
+        return TranscriptionError(f"{self.info.name} is being restarted, try again later")
+
+    def renew(self, stream: NemoStream, key: int) -> int:
+        """Another name for a stream that begins anew: the worker may still know the old one."""
+        self._streams.pop(key, None)
+        fresh = next(self._ids)
+        self._streams[fresh] = stream
+        return fresh
+
+    def release(self, key: int) -> None:
+        """A stream is gone."""
+        self._streams.pop(key, None)
+
+    # The worker's life
+
+    async def _start_worker(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[LoadedModel] = loop.create_future()
+
+        def on_loop(function: Callable[..., None], *arguments: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+                loop.call_soon_threadsafe(function, *arguments)
+
+        def make_batch() -> LiveBatch:
+            model = self._load()
+            on_loop(_settle, ready, model)
+            return model.batch
+
+        worker = NemoWorker(
+            make_batch,
+            tick_s=self._tick_s,
+            on_results=lambda results: on_loop(self._deliver, results),
+            on_failure=lambda error: on_loop(self._on_failure, worker, ready, error),
+        )
+        worker.start()
+        model = await ready
+        self.info = EngineInfo(
+            name=self.info.name,
+            summary=self.info.summary,
+            capacity=model.capacity,
+            lookaheads_ms=model.lookaheads_ms,
+        )
+        self._worker = worker
+        self._failed.clear()
+        self._running.set()
+
+    def _on_failure(
+        self, worker: NemoWorker, ready: asyncio.Future[LoadedModel], error: Exception
+    ) -> None:
+        if not ready.done():
+            ready.set_exception(error)
+        elif worker is self._worker:
+            logger.error("engine.failed", extra={"model": self.info.name}, exc_info=error)
+            self._give_up_worker()
+
+    def _give_up_worker(self) -> None:
+        self._worker = None
+        self._running.clear()
+        self._fail_streams(
+            TranscriptionError(f"{self.info.name} failed and is being restarted, try again")
+        )
+        self._failed.set()
+
+    async def _keep_running(self) -> None:
+        """Start the worker again whenever it failed or is stuck."""
+        while True:
+            await self._worker_lost()
+            for attempt in itertools.count():
+                await asyncio.sleep(RESTART_S[min(attempt, len(RESTART_S) - 1)])
+                try:
+                    await self._start_worker()
+                except Exception:
+                    logger.exception("engine.restart_failed", extra={"model": self.info.name})
+                else:
+                    logger.info("engine.restarted", extra={"model": self.info.name})
+                    break
+
+    async def _worker_lost(self) -> None:
+        while not self._failed.is_set():
+            try:
+                async with asyncio.timeout(STUCK_S / 10):
+                    await self._failed.wait()
+            except TimeoutError:
+                worker = self._worker
+                if worker is not None and worker.busy_s > STUCK_S:
+                    logger.error("engine.stuck", extra={"model": self.info.name})
+                    worker.stop()
+                    self._give_up_worker()
+
+    def _deliver(self, results: list[Heard]) -> None:
+        for heard in results:
+            stream = self._streams.get(heard.stream)
+            if stream is not None:
+                stream.deliver(heard)
+
+    def _fail_streams(self, error: TranscriptionError | Overloaded) -> None:
+        for stream in list(self._streams.values()):
+            stream.fail(error)
+
+
+def _settle(ready: asyncio.Future[LoadedModel], model: LoadedModel) -> None:
+    if not ready.done():
+        ready.set_result(model)

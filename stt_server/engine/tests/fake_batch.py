@@ -1,0 +1,102 @@
+"""A batch without a model: hears the word `sN` in second N of each stream."""
+
+import threading
+from dataclasses import dataclass, field
+
+from stt_server.engine.nemo_worker import HeardWord, LoadedModel
+from stt_server.events import SAMPLE_RATE, Samples
+
+CHUNK = 2_560
+
+
+@dataclass
+class Script:
+    """What goes wrong, for one batch after another."""
+
+    failing_steps: set[int] = field(default_factory=set[int])
+    """Steps, counted over all batches, that raise."""
+    failing_loads: set[int] = field(default_factory=set[int])
+    hang: threading.Event | None = None
+    """The next step waits for this."""
+    steps: int = 0
+    loads: int = 0
+    batch: "FakeBatch | None" = None
+
+    def load(self, capacity: int = 4) -> LoadedModel:
+        self.loads += 1
+        if self.loads - 1 in self.failing_loads:
+            raise RuntimeError("no model today")
+        self.batch = FakeBatch(self, capacity + 1)
+        return LoadedModel(self.batch, capacity, (80, 0))
+
+
+@dataclass
+class _Stream:
+    lookahead_ms: int | None
+    language: str | None
+    received: int = 0
+    decoded: int = 0
+    since: int = 0
+    """Seconds that were forgotten."""
+
+
+class FakeBatch:
+    """A `LiveBatch`."""
+
+    def __init__(self, script: Script, slots: int) -> None:
+        self.slots = slots
+        self.script = script
+        self.streams: dict[int, _Stream] = {}
+        self.sizes: list[int] = []
+
+    @property
+    def ready(self) -> bool:
+        return any(stream.received - stream.decoded >= CHUNK for stream in self.streams.values())
+
+    def open(self, lookahead_ms: int | None, language: str | None) -> int:
+        slot = min(set(range(self.slots)) - self.streams.keys())
+        self.streams[slot] = _Stream(lookahead_ms, language)
+        return slot
+
+    def push(self, slot: int, samples: Samples) -> None:
+        self.streams[slot].received += len(samples)
+
+    def pad(self, slot: int) -> int:
+        padding = -self.streams[slot].received % CHUNK
+        self.streams[slot].received += padding
+        return padding
+
+    def step(self) -> list[int]:
+        script = self.script
+        script.steps += 1
+        hang, script.hang = script.hang, None
+        if hang is not None:
+            hang.wait()
+        if script.steps - 1 in script.failing_steps:
+            raise RuntimeError("the device is lost")
+        changed: list[int] = []
+        ready = [s for s, x in self.streams.items() if x.received - x.decoded >= CHUNK]
+        self.sizes.append(len(ready))
+        for slot in ready:
+            stream = self.streams[slot]
+            before = stream.decoded // SAMPLE_RATE
+            stream.decoded += CHUNK
+            if stream.decoded // SAMPLE_RATE > before:
+                changed.append(slot)
+        return changed
+
+    def decoded(self, slot: int) -> int:
+        return self.streams[slot].decoded
+
+    def words(self, slot: int) -> tuple[tuple[HeardWord, ...], str | None]:
+        stream = self.streams[slot]
+        seconds = range(stream.since, stream.decoded // SAMPLE_RATE)
+        words = [HeardWord(f"s{n}", n * SAMPLE_RATE, (n + 1) * SAMPLE_RATE, 0.5) for n in seconds]
+        return tuple(words), stream.language
+
+    def forget(self, slot: int) -> None:
+        stream = self.streams[slot]
+        stream.since = stream.decoded // SAMPLE_RATE
+
+    def close(self, slot: int) -> None:
+        del self.streams[slot]
