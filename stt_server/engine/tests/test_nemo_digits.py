@@ -1,0 +1,114 @@
+"""The engine room with a real model: what it hears is what NeMo heard of the same files."""
+
+import asyncio
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from stt_server.engine.base import StreamOptions
+from stt_server.engine.nemo import NemoEngine
+from stt_server.engine.nemo_batch import FRAME_MS, NemoOptions, capacity, load, nearest_lookahead
+from stt_server.events import SAMPLE_RATE, Audio, Word
+
+SHARED = Path(__file__).resolve().parents[4] / "shared"
+MODEL = SHARED / "models/digits-streaming.nemo"
+FILES = sorted((SHARED / "audio/digits").glob("p*.flac"))
+
+needs_digits = pytest.mark.skipif(not MODEL.is_file(), reason="../shared/models is absent")
+
+
+async def heard(
+    engine: NemoEngine, path: Path, *, lookahead: int, packet: int, at: int = 0
+) -> tuple[Word, ...]:
+    """The words of one file that is one turn, pushed as fast as the engine takes it."""
+    samples, _ = soundfile.read(path, dtype="float32")
+    stream = await engine.open(StreamOptions(lookahead_ms=lookahead * FRAME_MS))
+    for start in range(0, len(samples), packet):
+        await stream.push(Audio(at + start, samples[start : start + packet], speech=True))
+    final = await stream.end_turn()
+    await stream.close()
+    return final.words
+
+
+@needs_digits
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+async def test_streams_of_all_lookaheads_in_one_batch_give_nemos_words(dtype: str) -> None:
+    if dtype == "int8":
+        pytest.importorskip("nemo_lite_cpu", reason="int8 needs nemo-lite-cpu")
+    expected = json.loads((MODEL.parent / "digits-expected.json").read_text())["files"]
+    options = NemoOptions(str(MODEL), dtype=dtype, max_streams=8)
+    engine = NemoEngine(partial(load, options), name="digits", summary="", most_streams=8)
+    await engine.start()
+    try:
+        cases = [
+            (path, lookahead, packet)
+            for path, lookahead, packet in zip(
+                FILES,
+                (13, 6, 1, 0) * 2,
+                (160, 320, 800, 1_111, 1_600, 4_000, 160, 77),
+                strict=False,
+            )
+        ]
+        found = await asyncio.gather(
+            *(
+                heard(engine, path, lookahead=lookahead, packet=packet, at=1_000 * index)
+                for index, (path, lookahead, packet) in enumerate(cases)
+            )
+        )
+    finally:
+        await engine.stop()
+    for index, ((path, lookahead, _), words) in enumerate(zip(cases, found, strict=True)):
+        reference = expected[path.name]["offline"][str(lookahead)]["rnnt"]
+        assert " ".join(word.text for word in words) == reference["text"].replace("<EOU>", "")
+        begins = [(word.start - 1_000 * index) / SAMPLE_RATE for word in words]
+        frames = [
+            frame
+            for frame, piece in zip(reference["frames"], reference["ids"], strict=True)
+            if piece in WORD_BEGINS
+        ]
+        assert begins == pytest.approx([frame * 0.08 for frame in frames], abs=1e-3)
+
+
+WORD_BEGINS = {1, 3, 4, 5, 6, 8, 12, 16, 17, 21, 23, 25, 26}
+"""The model's pieces that begin a word."""
+
+
+class PacedBatch:
+    """Steps that take a fixed time and some more per stream."""
+
+    def __init__(self, slots: int, *, fixed: float, each: float) -> None:
+        self.slots = slots
+        self._pace = 1 / (fixed + each * slots)
+
+    def fill(self) -> float:
+        return self._pace
+
+
+@pytest.mark.parametrize(
+    ("fixed", "each", "most", "expected"),
+    [
+        (0.1, 0.01, 512, 70),
+        (0.1, 0.01, 50, 50),
+        (0.1, 0.0, 100, 100),
+        (0.1, 0.1, 512, 7),
+        (5.0, 1.0, 512, 1),
+        (0.0, 0.8, 512, 1),
+    ],
+)
+def test_capacity_is_what_fits_into_a_chunk(
+    fixed: float, each: float, most: int, expected: int
+) -> None:
+    size, batch = capacity(partial(PacedBatch, fixed=fixed, each=each), most=most)  # type: ignore[arg-type]
+    assert size == pytest.approx(expected, abs=1)
+    assert size <= most
+    assert batch.slots == size + 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"), [(0, 0), (80, 1), (100, 1), (320, 6), (270, 1), (9_000, 13)]
+)
+def test_lookaheads_are_the_nearest_that_the_model_has(wanted: int, expected: int) -> None:
+    assert nearest_lookahead((13, 6, 1, 0), wanted) == expected
