@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from nemo_lite.model import Model, load
     from nemo_lite.registry import REGISTRY
     from nemo_lite.results import Marker, Transcript, Update, Word
+    from nemo_lite.salm.model import CanaryQwen
+    from nemo_lite.salm.requests import RequestBatch
     from nemo_lite.streaming import StreamBatch, StreamSnapshot
     from nemo_lite.tokenizer import Tokenizer
 
@@ -39,6 +41,7 @@ __all__ = [
     "REGISTRY",
     "AttentionContext",
     "AudioPreprocessor",
+    "CanaryQwen",
     "CheckpointError",
     "DownloadError",
     "EncoderCache",
@@ -50,6 +53,7 @@ __all__ = [
     "ModelConfig",
     "NemoLiteError",
     "PreprocessorConfig",
+    "RequestBatch",
     "ShapeError",
     "StreamBatch",
     "StreamSnapshot",
@@ -79,6 +83,8 @@ _HOMES = {
     "model": ("Model", "load"),
     "registry": ("REGISTRY",),
     "results": ("Marker", "Transcript", "Update", "Word"),
+    "salm.model": ("CanaryQwen",),
+    "salm.requests": ("RequestBatch",),
     "streaming": ("StreamBatch", "StreamSnapshot"),
     "tokenizer": ("Tokenizer",),
 }

@@ -6,27 +6,21 @@ nor checks what came. docs/models.md says what is checked here, and where files 
 
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from nemo_lite.errors import DownloadError, UnknownModelError, UnsupportedError
-from nemo_lite.registry import RemoteFile, find
+from nemo_lite.listing import base_model_files, checkpoint_files, is_repository, list_files
+from nemo_lite.registry import BASE_MODELS, RemoteFile, find
 from nemo_lite.store import COMMIT, Store, size_of
 from nemo_lite.transfer import DEFAULT_RETRY, Connection, HubUnreachable, Retry, Stage
 
 logger = logging.getLogger(__name__)
 
 ENDPOINT = "https://huggingface.co"
-
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_ARCHIVE = re.compile(r"\w[\w.-]*\.nemo", re.ASCII)
-_FOLDER_FILE = re.compile(r"\w[\w.-]*\.(json|safetensors|yaml|model|txt)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +116,39 @@ def download(
         DownloadError: it could not be fetched, stored or verified, or offline it is not there.
     """
     wanted = _wanted(source, revision)
-    store = Store(cache_dir, wanted.repo)
-    there = _cached(store, wanted)
-    if there is not None and (offline or wanted.commit is not None):
-        return there
-    if offline:
-        raise DownloadError(f"{source} is not in {store.path} and downloading is switched off")
-    return _pull(source, wanted, store, endpoint.rstrip("/"), token, retry, progress)
+    return _obtain(wanted, cache_dir, endpoint, offline, token, progress, retry)
+
+
+def base_model(
+    repo: str,
+    *,
+    cache_dir: Path | None = None,
+    endpoint: str = ENDPOINT,
+    offline: bool = False,
+    token: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    retry: Retry = DEFAULT_RETRY,
+) -> Path:
+    """Fetch configuration and tokenizer of a language model, never its weights, into the cache.
+
+    Args:
+        repo: a hub id `owner/name`: at the commit that the registry pins, else its branch `main`.
+
+    The other arguments are those of `download`.
+
+    Returns:
+        A folder with `config.json`, `tokenizer.json` and, if there is one,
+        `tokenizer_config.json`.
+
+    Raises:
+        UnknownModelError: `repo` has not the form of a hub id.
+        DownloadError: they could not be fetched, stored or verified, or offline are not there.
+    """
+    if not is_repository(repo):
+        raise UnknownModelError(f"{repo!r} is no hub id")
+    commit, files = BASE_MODELS.get(repo, (None, ()))
+    wanted = _Wanted(repo, commit or "main", commit, files, of_base_model=True)
+    return _obtain(wanted, cache_dir, endpoint, offline, token, progress, retry)
 
 
 def cached(
@@ -140,7 +160,7 @@ def cached(
         UnknownModelError, UnsupportedError, DownloadError: as `download`.
     """
     wanted = _wanted(source, revision)
-    return _cached(Store(cache_dir, wanted.repo), wanted)
+    return _cached(Store(cache_dir, wanted.kept_as), wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +171,12 @@ class _Wanted:
     revision: str
     commit: str | None
     files: tuple[RemoteFile, ...]
+    of_base_model: bool = False
+
+    @property
+    def kept_as(self) -> str:
+        """The repository's name in the cache. A part of it must not pass for the whole."""
+        return f"{self.repo}+base" if self.of_base_model else self.repo
 
 
 def _wanted(source: str, revision: str | None) -> _Wanted:
@@ -158,7 +184,7 @@ def _wanted(source: str, revision: str | None) -> _Wanted:
     try:
         entry = find(source)
     except UnknownModelError:
-        if not _REPO.fullmatch(source):
+        if not is_repository(source):
             raise
     else:
         if entry.loader is None:
@@ -173,8 +199,25 @@ def _cached(store: Store, wanted: _Wanted) -> Path | None:
     return None if commit is None else store.checkpoint(commit)
 
 
+def _obtain(
+    wanted: _Wanted,
+    cache_dir: Path | None,
+    endpoint: str,
+    offline: bool,
+    token: str | None,
+    progress: Callable[[Progress], None] | None,
+    retry: Retry,
+) -> Path:
+    store = Store(cache_dir, wanted.kept_as)
+    there = _cached(store, wanted)
+    if there is not None and (offline or wanted.commit is not None):
+        return there
+    if offline:
+        raise DownloadError(f"{wanted.repo} is not in {store.path} and downloading is switched off")
+    return _pull(wanted, store, endpoint.rstrip("/"), token, retry, progress)
+
+
 def _pull(
-    source: str,
     wanted: _Wanted,
     store: Store,
     hub: str,
@@ -185,14 +228,16 @@ def _pull(
     """Ask the hub what there is, fetch it, and remember what a branch was."""
     if not hub.startswith(("http://", "https://")):
         raise DownloadError(f"the hub's address {hub!r} does not begin with https://")
-    connection = Connection(token=token, retry=retry)
+    connection, commit, files = Connection(token=token, retry=retry), wanted.commit, wanted.files
     try:
-        commit, files = _listing(connection, hub, wanted)
+        if commit is None or not files:
+            choose = base_model_files if wanted.of_base_model else checkpoint_files
+            commit, files = list_files(connection, hub, wanted.repo, wanted.revision, choose=choose)
     except HubUnreachable as error:
         there = _cached(store, wanted)
         if there is None:
             raise
-        logger.warning("hub.unreachable", extra={"source": source, "why": str(error)})
+        logger.warning("hub.unreachable", extra={"source": wanted.repo, "why": str(error)})
         return there
     total = sum(file.size_bytes for file in files)
 
@@ -203,66 +248,27 @@ def _pull(
     def waiting(done: int) -> None:
         tell(Stage.WAITING, "", done)
 
-    url = f"{hub}/{wanted.repo}/resolve/{commit}"
+    def at(file: RemoteFile) -> str:
+        return f"{hub}/{file.elsewhere or f'{wanted.repo}/resolve/{commit}/{quote(file.name)}'}"
+
     try:
         with store.lock(commit, stall_s=retry.stall_s, waiting=waiting):
             if store.checkpoint(commit) is None:
-                _fill(store.partial(commit), files, connection, url, tell)
+                _fill(store.partial(commit), files, connection, at, tell)
                 store.complete(commit)
             if wanted.commit is None:
                 store.remember(wanted.revision, commit)
     except OSError as error:
         why = error.strerror or repr(error)
-        raise DownloadError(f"{source} cannot be kept in {store.path}: {why}") from error
+        raise DownloadError(f"{wanted.repo} cannot be kept in {store.path}: {why}") from error
     return store.path_of(commit)
-
-
-def _listing(
-    connection: Connection, hub: str, wanted: _Wanted
-) -> tuple[str, tuple[RemoteFile, ...]]:
-    """The commit and the files of the checkpoint in it."""
-    if wanted.commit is not None and wanted.files:
-        return wanted.commit, wanted.files
-    url = f"{hub}/api/models/{wanted.repo}/revision/{quote(wanted.revision, safe='')}?blobs=true"
-    answer = connection.get_json(url)
-    try:
-        commit: str = answer["sha"]
-        if not COMMIT.fullmatch(commit):
-            raise ValueError(f"commit {commit!r}")
-        named: dict[str, Any] = {item["rfilename"]: item for item in answer["siblings"]}
-        return commit, tuple(_remote_file(named[n]) for n in _choose(list(named), wanted.repo))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DownloadError(f"{url} does not answer like a model hub: {error!r}") from error
-
-
-def _choose(names: list[str], repo: str) -> list[str]:
-    """One `.nemo` archive if there is one, else what a folder of safetensors needs."""
-    archives = [name for name in names if _ARCHIVE.fullmatch(name)]
-    own = f"{repo.partition('/')[2]}.nemo"
-    if len(archives) == 1 or own in archives:
-        return [own if own in archives else archives[0]]
-    if archives:
-        raise DownloadError(f"{repo} has several archives, none called {own}: {archives}")
-    names = [name for name in names if _FOLDER_FILE.fullmatch(name)]
-    if not any(name.endswith(".safetensors") for name in names):
-        raise DownloadError(f"{repo} has neither a .nemo archive nor safetensors")
-    return sorted(names)
-
-
-def _remote_file(item: dict[str, Any]) -> RemoteFile:
-    """One of the hub's `siblings`: large files have a SHA-256, small ones are git blobs."""
-    large = item.get("lfs")
-    size, digest = (large["size"], large["sha256"]) if large else (item["size"], item["blobId"])
-    if not isinstance(size, int) or size < 0 or not _DIGEST.fullmatch(digest):
-        raise ValueError(f"size and checksum of {item['rfilename']!r}")
-    return RemoteFile(item["rfilename"], size, digest)
 
 
 def _fill(
     folder: Path,
     files: tuple[RemoteFile, ...],
     connection: Connection,
-    url: str,
+    at: Callable[[RemoteFile], str],
     tell: Callable[[Stage, str, int], None],
 ) -> None:
     """Bring into the folder what is missing of the files, each under its name when verified."""
@@ -277,8 +283,9 @@ def _fill(
         target = folder / file.name
         if not target.exists():
             part = folder / f"{file.name}.part"
+            part.parent.mkdir(exist_ok=True)
             connection.fetch(
-                f"{url}/{quote(file.name)}",
+                at(file),
                 file,
                 part,
                 report=lambda stage, have, f=file, d=done: tell(stage, f.name, d + have),

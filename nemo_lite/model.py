@@ -1,5 +1,6 @@
 """The public face: `load` a checkpoint, `transcribe` recordings, open live `streams`."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,11 +16,13 @@ from nemo_lite.chunk_encoder import TorchChunkEncoder
 from nemo_lite.config import ModelConfig
 from nemo_lite.cuda_graphs import exact_convolutions
 from nemo_lite.decoding import CtcDecoder, GreedyDecoder, RnntDecoder
-from nemo_lite.errors import ShapeError, UnsupportedError
+from nemo_lite.errors import ShapeError, UnknownModelError, UnsupportedError
 from nemo_lite.graphed_step import GraphedStep
 from nemo_lite.hub import resolve
 from nemo_lite.int8_encoder import Int8Encoder
 from nemo_lite.network import Network
+from nemo_lite.number_formats import DtypeName, check_format, torch_dtype
+from nemo_lite.registry import find
 from nemo_lite.results import Transcript
 from nemo_lite.step import EagerStep, StepRunner
 from nemo_lite.streaming import StreamBatch
@@ -27,7 +30,6 @@ from nemo_lite.tokenizer import Tokenizer
 from nemo_lite.transcripts import TokenRun, token_runs, transcript
 
 DecoderName = Literal["rnnt", "ctc"]
-DtypeName = Literal["float32", "bfloat16", "float16", "int8"]
 
 _CATCH_UP_FRAMES = 256
 """Encoder frames per step when a whole recording is at hand: 20 s bound the memory of attention."""
@@ -59,9 +61,11 @@ def load(
         CheckpointError: the checkpoint is damaged or of a family this library does not know.
         DownloadError: it is not here and cannot be fetched.
         UnknownModelError: nothing has that name.
-        UnsupportedError: the dtype or device does not exist here, or not for this model.
+        UnsupportedError: the dtype or device does not exist here, or not for this model; or it is
+            Canary-Qwen, which `CanaryQwen.load` loads.
     """
-    _check_format(torch.device(device), dtype)
+    check_format(torch.device(device), dtype)
+    _refuse_salm(source)
     checkpoint = read_checkpoint(resolve(source))
     return Model.from_checkpoint(checkpoint, device=device, dtype=dtype, threads=threads)
 
@@ -92,7 +96,7 @@ class Model:
         stay dependent, and each goes once it was copied, converted or packed.
         """
         device = torch.device(device)
-        _check_format(device, dtype)
+        check_format(device, dtype)
         with torch.device("meta"):
             network = Network(checkpoint.config).eval()
         source = str(checkpoint.source)
@@ -100,7 +104,7 @@ class Model:
         checkpoint.state.clear()
         network.requires_grad_(False)
         if dtype != "int8":
-            network.copy_to(device, _torch_dtype(dtype))
+            network.copy_to(device, torch_dtype(dtype))
             return cls(network, checkpoint.tokenizer)
         int8 = Int8Encoder(network.encoder, threads=threads or torch.get_num_threads())
         network.copy_to(device, torch.float32)
@@ -280,20 +284,13 @@ class Model:
         return token_runs(decoded)
 
 
-def _check_format(device: torch.device, dtype: torch.dtype | str | None) -> None:
-    """Refuse what this machine cannot do, before anything is downloaded or read."""
-    if device.type not in ("cpu", "cuda"):
-        raise UnsupportedError(f"device {device} is neither cpu nor cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedError("there is no CUDA device")
-    if dtype != "int8":
-        _torch_dtype(dtype)
-    elif device.type != "cpu":
-        raise UnsupportedError(f"int8 runs on the CPU, not on {device}")
-
-
-def _torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype or torch.float32
-    if kind not in (torch.float32, torch.bfloat16, torch.float16):
-        raise UnsupportedError(f"dtype {dtype} is not float32, bfloat16, float16 or int8")
-    return kind
+def _refuse_salm(source: str | Path) -> None:
+    """Before gigabytes are fetched that this class cannot use."""
+    if isinstance(source, Path) or os.path.exists(source):
+        return
+    try:
+        family = find(source).family
+    except UnknownModelError:
+        return
+    if family == "salm":
+        raise UnsupportedError(f"{source} has a class of its own: use CanaryQwen.load({source!r})")

@@ -6,7 +6,7 @@ configuration; the facts here are for choosing one, and for lists.
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -30,11 +30,16 @@ class Feature(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file on a hub. `digest` is a SHA-256 (64 hex digits) or a git blob's SHA-1 (40)."""
+    """A file on a hub. `digest` is a SHA-256 (64 hex digits) or a git blob's SHA-1 (40).
+
+    `name` is where it lies in the checkpoint's folder, and in the checkpoint's repository unless
+    `elsewhere` is its path on the hub, `owner/name/resolve/commit/file`.
+    """
 
     name: str
     size_bytes: int
     digest: str
+    elsewhere: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class ModelEntry:
     revision: str
     files: tuple[RemoteFile, ...]
     family: Literal["transducer", "salm", "multitalker", "diarizer"]
-    loader: Literal["transducer"] | None
+    loader: Literal["transducer", "salm"] | None
     lookaheads: tuple[int, ...]
     languages: tuple[str, ...]
     licence: str
@@ -84,6 +89,31 @@ _NEMOTRON_LANGUAGES = (
     "en es de fr it ar ja ko pt ru hi zh vi he nl cs da pl no sv th tr bg el et fi hr hu lt lv ro "
     "sk uk mt sl"
 )
+
+BASE_MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+"""What is read of a language model whose weights lie in the checkpoint that builds upon it."""
+
+_QWEN = "Qwen/Qwen3-1.7B"
+_QWEN_COMMIT = "70d244cc86ccca08cf5af4e1e306ecf908b1ad5e"
+_QWEN_FILES = (
+    RemoteFile(
+        "config.json",
+        726,
+        "1ddb5b89ebc90dcb417a45c213d818577e65976454d29385c8f6140771d95197",
+    ),
+    RemoteFile(
+        "tokenizer.json",
+        11_422_654,
+        "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4",
+    ),
+    RemoteFile(
+        "tokenizer_config.json",
+        9_732,
+        "d5d09f07b48c3086c508b30d1c9114bd1189145b74e982a265350c923acd8101",
+    ),
+)
+BASE_MODELS: Mapping[str, tuple[str, tuple[RemoteFile, ...]]] = {_QWEN: (_QWEN_COMMIT, _QWEN_FILES)}
+"""Hub ids that checkpoints name as their base: the commit, and `BASE_MODEL_FILES` of it."""
 
 # Commits, sizes and digests were not read from the hub itself but from several independent public
 # projects that pin these files and agree with each other. A wrong one can only make a download
@@ -196,9 +226,29 @@ _ENTRIES = (
         name="canary-qwen",
         repo="nvidia/canary-qwen-2.5b",
         revision="b1469e1bba1cfe140205529c79c434ca47180960",
-        files=(),
+        files=(
+            RemoteFile(
+                "config.json",
+                2_382,
+                "37d15b0445fade873944c9b0cda7221953ec2207169cb6488a3a57d90e629d52",
+            ),
+            RemoteFile(
+                "model.safetensors",
+                5_119_120_624,
+                "800cb0d099cf655a8887d8b741c3a4afa9891e2b2949870251c4d58c72b59175",
+            ),
+            # The repository has the language model's weights, but names these files only.
+            *(
+                replace(
+                    file,
+                    name=f"llm_backbone/{file.name}",
+                    elsewhere=f"{_QWEN}/resolve/{_QWEN_COMMIT}/{file.name}",
+                )
+                for file in _QWEN_FILES
+            ),
+        ),
         family="salm",
-        loader=None,
+        loader="salm",
         lookaheads=(),
         languages=("en",),
         licence="CC-BY-4.0",

@@ -22,6 +22,9 @@ class Transcript:
     `token_times[i]` is the start, in seconds, of the encoder frame at which `token_ids[i]` was
     emitted; `token_confidences[i]` is in 0..1. Markers such as `<EOU>` are in `token_ids` but not
     in `text` and `words`. `language` is the tag a multilingual model found, such as `en-US`.
+
+    With `estimated_times` the model itself knows no times: those of words were estimated from the
+    audio, and a token has its word's start.
     """
 
     text: str
@@ -30,6 +33,7 @@ class Transcript:
     token_times: tuple[float, ...]
     token_confidences: tuple[float, ...]
     language: str | None = None
+    estimated_times: bool = False
 
 
 LANGUAGE_TAG = re.compile(r"<([a-z]{2,3}-[A-Za-z]{2,4})>")

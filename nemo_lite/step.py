@@ -1,7 +1,6 @@
 """One step of the model for many live streams: samples in, tokens out. Decides nothing."""
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +17,7 @@ from nemo_lite.cuda_graphs import exact_convolutions
 from nemo_lite.decoding import DecoderSnapshot, GreedyDecoder
 from nemo_lite.features import UNKNOWN_LENGTH
 from nemo_lite.network import Network
+from nemo_lite.torch_threads import torch_threads
 from nemo_lite.transcripts import TokenRun, token_runs
 
 Rows = NDArray[np.int64]
@@ -120,7 +120,7 @@ class EagerStep:
     @exact_convolutions()
     def run(self, groups: Sequence[Group]) -> list[TokenRun]:
         """Advance every stream of every group; the new tokens of each, in order."""
-        with _torch_threads(self._torch_threads):
+        with torch_threads(self._torch_threads):
             return self._run(groups)
 
     def _run(self, groups: Sequence[Group]) -> list[TokenRun]:
@@ -174,19 +174,6 @@ class EagerStep:
         bounds = mel_bounds(first_frame, total, self._network) if group.at_border else None
         factor = self._network.config.encoder.subsampling_factor
         return Chunk(mel, slots, valid, bounds, group.context, factor)
-
-
-@contextmanager
-def _torch_threads(count: int | None) -> Generator[None, None, None]:
-    before = torch.get_num_threads()
-    if count is None or count == before:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def mel_bounds(first_frame: Tensor, total_samples: Tensor, network: Network) -> Bounds:

@@ -108,11 +108,11 @@ class Store:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files directly in a folder, which may be changed at the same time."""
+    """Bytes of the files in a folder, which may be changed at the same time."""
     total = 0
     try:
-        for path in folder.iterdir():
-            total += path.stat().st_size
+        for path in folder.rglob("*"):
+            total += path.stat().st_size if path.is_file() else 0
     except OSError:
         pass  # renamed or removed just now
     return total

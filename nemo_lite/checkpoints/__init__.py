@@ -48,7 +48,10 @@ def _read(path: Path, tokenizer: Tokenizer | None) -> Checkpoint:
     if any(path.glob("model*.safetensors")):
         if (path / "model_config.yaml").is_file():
             return read_safetensors_folder(path, tokenizer=tokenizer)
-        if "model_type" in read_json(path / "config.json"):
+        kind = read_json(path / "config.json").get("model_type")
+        if kind == "nemo_speechlm":
+            raise CheckpointError("config.json is that of a Canary-Qwen: use CanaryQwen.load")
+        if kind is not None:
             return read_transformers_folder(path, tokenizer=tokenizer)
         return read_safetensors_folder(path, tokenizer=tokenizer)
     archives = list(path.glob("*.nemo"))

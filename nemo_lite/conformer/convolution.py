@@ -51,9 +51,16 @@ class ConvolutionModule(nn.Module):
         return self._finish(extended), extended[:, :, -cached.shape[2] :]
 
     def _gated(self, x: Tensor, valid: Tensor) -> Tensor:
-        x = F.linear(x, self.pointwise_conv1.weight[:, :, 0], self.pointwise_conv1.bias)
+        x = _pointwise(self.pointwise_conv1, x)
         return (F.glu(x, dim=-1) * valid[:, :, None]).transpose(1, 2)  # (B, D, T)
 
     def _finish(self, x: Tensor) -> Tensor:
         x = F.silu(self.batch_norm(self.depthwise_conv(x).transpose(1, 2)))
-        return F.linear(x, self.pointwise_conv2.weight[:, :, 0], self.pointwise_conv2.bias)
+        return _pointwise(self.pointwise_conv2, x)
+
+
+def _pointwise(conv: nn.Module, x: Tensor) -> Tensor:
+    """A convolution of width 1 over (..., D), or the linear layer that took its place."""
+    if isinstance(conv, nn.Conv1d):
+        return F.linear(x, conv.weight[:, :, 0], conv.bias)
+    return conv(x)

@@ -1,7 +1,7 @@
 """The FastConformer encoder: log-mel in, one vector per 80 ms out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,33 @@ class FastConformer(nn.Module):
             ShapeError: `mel` has another number of mel bins.
             ValueError: the checkpoint has no such look-ahead.
         """
+        *_, encoded = self.layer_by_layer(mel, lengths, lookahead=lookahead)
+        return encoded
+
+    def layer_by_layer(
+        self,
+        mel: Tensor,
+        lengths: Tensor,
+        *,
+        lookahead: int | None = None,
+        positions: Sequence[Tensor] | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """`forward` in pieces of similar cost, each computed when it is asked for.
+
+        Args:
+            mel: as for `forward`.
+            lengths: as for `forward`.
+            lookahead: as for `forward`.
+            positions: per layer the projected distances of at least as many frames, see
+                `offline_positions`; None = computed here.
+
+        Yields:
+            What `forward` gives, after subsampling and after each layer; the last is the result.
+
+        Raises:
+            ShapeError: `mel` has another number of mel bins.
+            ValueError: the checkpoint has no such look-ahead.
+        """
         if mel.ndim != 3 or mel.shape[1] != self.config.n_mels:
             raise ShapeError(f"mel is {tuple(mel.shape)}, not (B, {self.config.n_mels}, T)")
         context = self.config.context(lookahead)
@@ -53,11 +80,23 @@ class FastConformer(nn.Module):
         visible = valid[:, :, None] & valid[:, None, :]
         if context is not None:
             visible = visible & chunk_mask(frames, frames, context, device=x.device)
-        distances = relative_positions(frames - 1, frames - 1, self.config.d_model, like=x)
         x = x * self.input_scale
-        for layer in self._layers:
-            x = layer(x, layer.self_attn.project_positions(distances), visible, valid)
-        return x, lengths
+        yield x, lengths
+        distances = relative_positions(frames - 1, frames - 1, self.config.d_model, like=x)
+        for index, layer in enumerate(self._layers):
+            if positions is None:
+                projected = layer.self_attn.project_positions(distances)
+            else:
+                unused = (positions[index].shape[2] - 2 * frames + 1) // 2
+                projected = positions[index].narrow(2, unused, 2 * frames - 1)
+            x = layer(x, projected, visible, valid)
+            yield x, lengths
+
+    def offline_positions(self, frames: int) -> list[Tensor]:
+        """Per layer the projected distances for `layer_by_layer` of up to `frames` frames."""
+        like = next(self.layers.parameters())
+        distances = relative_positions(frames - 1, frames - 1, self.config.d_model, like=like)
+        return [layer.self_attn.project_positions(distances) for layer in self._layers]
 
     def release_layers(self) -> Iterator[ConformerLayer]:
         """Give the layers away, first to last, for another implementation to take over.

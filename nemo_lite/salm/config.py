@@ -34,7 +34,7 @@ class Qwen3Config:
         """
         try:
             return cls._read(config)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise CheckpointError(f"not a Qwen3 configuration: {error!r:.200}") from error
 
     @classmethod
@@ -93,7 +93,7 @@ class SalmConfig:
         """
         try:
             return cls._read(config)
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise CheckpointError(f"not a Canary-Qwen configuration: {error!r:.200}") from error
 
     @classmethod

@@ -11,7 +11,8 @@ from nemo_lite.salm.config import Qwen3Config
 class KvCache:
     """Slots of `length` positions. Joining and leaving is an index, not an allocation.
 
-    What a slot held before need not be cleared: nobody sees positions beyond their own.
+    What a slot held before need not be cleared as long as it is finite: nobody sees positions
+    beyond their own, that is, they have the weight zero.
     """
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
@@ -36,6 +37,11 @@ class KvCache:
     def length(self) -> int:
         """Positions per slot."""
         return self.keys.shape[3] - 1
+
+    def clear(self, slot: int) -> None:
+        """Forget what is no number."""
+        self.keys[:, slot].zero_()
+        self.values[:, slot].zero_()
 
     @staticmethod
     def bytes_per_position(config: Qwen3Config, dtype: torch.dtype) -> int:

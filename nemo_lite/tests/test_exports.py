@@ -11,6 +11,7 @@ PUBLIC = [
     "REGISTRY",
     "AttentionContext",
     "AudioPreprocessor",
+    "CanaryQwen",
     "CheckpointError",
     "DownloadError",
     "EncoderCache",
@@ -22,6 +23,7 @@ PUBLIC = [
     "ModelConfig",
     "NemoLiteError",
     "PreprocessorConfig",
+    "RequestBatch",
     "ShapeError",
     "StreamBatch",
     "StreamSnapshot",
@@ -58,8 +60,8 @@ def test_importing_the_package_its_registry_and_hub_imports_no_torch() -> None:
 
 def test_loading_a_model_needs_no_transformers() -> None:
     code = (
-        "import sys, nemo_lite; nemo_lite.load\n"
-        "print(*(name for name in ('transformers', 'librosa', 'huggingface_hub') "
+        "import sys, nemo_lite; nemo_lite.load; nemo_lite.CanaryQwen\n"
+        "print(*(name for name in ('transformers', 'peft', 'librosa', 'huggingface_hub') "
         "if name in sys.modules))"
     )
     assert run(code) == []

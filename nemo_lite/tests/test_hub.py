@@ -1,5 +1,6 @@
 """Which files make a checkpoint, when the hub is asked for them, and what a source may be."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from nemo_lite import hub
 from nemo_lite.errors import DownloadError, UnknownModelError, UnsupportedError
 from nemo_lite.hub import Progress, download, resolve
-from nemo_lite.registry import REGISTRY, RemoteFile
+from nemo_lite.registry import BASE_MODELS, REGISTRY, RemoteFile
 from nemo_lite.tests.fake_hub import (
     ARCHIVE,
     COMMIT,
@@ -153,8 +154,8 @@ def test_other_revision_of_a_registry_name_is_asked_of_the_hub(
 
 
 def test_model_that_cannot_be_loaded_is_not_downloaded(fake: FakeHub, cache: Path) -> None:
-    with pytest.raises(UnsupportedError, match="canary-qwen"):
-        pull(fake, cache, "canary-qwen")
+    with pytest.raises(UnsupportedError, match="sortformer"):
+        pull(fake, cache, "sortformer")
     assert fake.requests == []
 
 
@@ -296,3 +297,68 @@ def test_cache_is_in_the_home_folder_by_default(
     path = download("acme/tiny", endpoint=fake.url)
 
     assert path.is_relative_to(tmp_path / ".cache" / "nemo_lite")
+
+
+def test_part_of_a_checkpoint_may_come_from_another_repository(
+    fake: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = hashlib.sha256(b"{}").hexdigest()
+    pinned = (
+        RemoteFile("tiny.safetensors", len(ARCHIVE), hashlib.sha256(ARCHIVE).hexdigest()),
+        RemoteFile("base/config.json", 2, digest, f"{fake.repo}/resolve/{COMMIT}/other.json"),
+    )
+    fake.files = {"tiny.safetensors": ARCHIVE, "other.json": b"{}"}
+    monkeypatch.setitem(REGISTRY, "tiny", entry(fake, files=pinned))  # type: ignore[arg-type]
+    told: list[Progress] = []
+
+    path = pull(fake, cache, "tiny", progress=told.append)
+
+    assert (path / "base" / "config.json").read_bytes() == b"{}"
+    assert told[-1].done_bytes == told[-1].total_bytes == len(ARCHIVE) + 2
+    assert hub.cached("tiny", cache_dir=cache) == path
+
+
+def test_base_model_is_fetched_without_its_weights(fake: FakeHub, cache: Path) -> None:
+    wanted = {"config.json": b"{}", "tokenizer.json": b"[]", "tokenizer_config.json": b"{ }"}
+    fake.files = {**wanted, "model.safetensors": ARCHIVE, "vocab.json": b"x"}
+    path = hub.base_model("acme/tiny", cache_dir=cache, endpoint=fake.url, retry=QUICK)
+
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == wanted
+    assert hub.base_model("acme/tiny", cache_dir=cache, offline=True) == path
+    assert hub.cached("acme/tiny", cache_dir=cache) is None
+
+
+def test_base_model_does_not_stand_in_for_the_checkpoint(fake: FakeHub, cache: Path) -> None:
+    fake.files = {"config.json": b"{}", "tokenizer.json": b"[]", "model.safetensors": ARCHIVE}
+    hub.base_model("acme/tiny", cache_dir=cache, endpoint=fake.url, retry=QUICK)
+
+    assert (pull(fake, cache) / "model.safetensors").read_bytes() == ARCHIVE
+
+
+def test_base_model_of_the_registry_is_fetched_at_its_commit_by_its_digests(
+    fake: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = (RemoteFile("config.json", 2, hashlib.sha256(b"{}").hexdigest()),)
+    fake.files = {"config.json": b"{}", "tokenizer.json": b"[]"}
+    monkeypatch.setitem(BASE_MODELS, "acme/tiny", (COMMIT, pinned))  # type: ignore[arg-type]
+
+    path = hub.base_model("acme/tiny", cache_dir=cache, endpoint=fake.url, retry=QUICK)
+
+    assert [file.name for file in path.iterdir()] == ["config.json"]
+    assert not any(request.path.startswith("/api") for request in fake.requests)
+
+
+@pytest.mark.parametrize("absent", ["config.json", "tokenizer.json"])
+def test_base_model_without_what_is_needed_is_refused(
+    fake: FakeHub, cache: Path, absent: str
+) -> None:
+    fake.files = {"config.json": b"{}", "tokenizer.json": b"[]"}
+    del fake.files[absent]
+
+    with pytest.raises(DownloadError, match=f"acme/tiny has no {absent}"):
+        hub.base_model("acme/tiny", cache_dir=cache, endpoint=fake.url, retry=QUICK)
+
+
+def test_base_model_is_named_by_a_hub_id_alone(cache: Path) -> None:
+    with pytest.raises(UnknownModelError, match="no hub id"):
+        hub.base_model("../tiny", cache_dir=cache)

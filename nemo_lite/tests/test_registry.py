@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from nemo_lite.errors import UnknownModelError
-from nemo_lite.registry import REGISTRY, find
+from nemo_lite.registry import BASE_MODEL_FILES, BASE_MODELS, REGISTRY, find
 
 
 def test_short_names_are_those_of_the_design() -> None:
@@ -38,7 +38,21 @@ def test_what_can_be_loaded_is_pinned_to_bytes(name: str) -> None:
     assert entry.size_bytes == sum(file.size_bytes for file in entry.files) > 2**28
     assert len({file.name for file in entry.files}) == len(entry.files)
     assert all(re.fullmatch(r"[0-9a-f]{64}", file.digest) for file in entry.files)
-    assert all(re.fullmatch(r"[\w.-]+", file.name) for file in entry.files)
+    assert all(re.fullmatch(r"(llm_backbone/)?[\w.-]+", file.name) for file in entry.files)
+
+
+def test_canary_qwen_has_the_files_of_the_language_model_it_names_but_not_its_weights() -> None:
+    inside = {
+        file.name.removeprefix("llm_backbone/"): file
+        for file in find("canary-qwen").files
+        if file.elsewhere
+    }
+    commit, files = BASE_MODELS["Qwen/Qwen3-1.7B"]
+
+    assert tuple(inside) == tuple(file.name for file in files) == BASE_MODEL_FILES
+    for file in files:
+        assert inside[file.name].digest == file.digest
+        assert inside[file.name].elsewhere == f"Qwen/Qwen3-1.7B/resolve/{commit}/{file.name}"
 
 
 @pytest.mark.parametrize("name", [n for n, entry in REGISTRY.items() if entry.loader is None])

@@ -1,0 +1,94 @@
+"""Memory: what is said beforehand, and what is taken."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemo_lite.number_formats import DtypeName
+from nemo_lite.salm import memory
+from nemo_lite.salm.memory import (
+    available_bytes,
+    default_slots,
+    required_bytes,
+    slot_bytes,
+    weight_bytes,
+)
+from nemo_lite.salm.tests import measure_memory
+from nemo_lite.salm.tests.tiny import CONFIG, LLM, tiny_network
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_are_those_of_the_network(tied: bool) -> None:
+    llm = replace(LLM, tied=tied)
+    network = tiny_network(llm=llm)
+    taken = sum(parameter.nbytes for parameter in network.parameters())
+    assert weight_bytes(replace(CONFIG, output_width=llm.width), llm, "float32") == taken
+    assert weight_bytes(replace(CONFIG, output_width=llm.width), llm, torch.float16) == taken // 2
+
+
+def test_weights_of_8_bits_take_less_than_those_of_16() -> None:
+    config, llm = measure_memory.CONFIG, measure_memory.LLM
+    assert weight_bytes(config, llm, "int8") < weight_bytes(config, llm, "bfloat16")
+
+
+def test_every_slot_takes_its_share() -> None:
+    one, five = (required_bytes(CONFIG, LLM, "float32", slots=slots) for slots in (1, 5))
+    assert five - one == 4 * slot_bytes(LLM, "float32")
+    assert slot_bytes(LLM, "int8") == 2 * slot_bytes(LLM, "bfloat16")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are in other units elsewhere")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_process_takes_what_was_said_within_a_fifth(dtype: DtypeName) -> None:
+    if dtype == "int8":
+        pytest.importorskip("nemo_lite_cpu")
+    command = [sys.executable, "-m", measure_memory.__name__, dtype, "2"]
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=root, timeout=250
+    )
+    taken, said = map(int, done.stdout.split())
+    assert said == pytest.approx(taken, rel=0.2)
+
+
+def test_there_is_memory_on_this_machine() -> None:
+    assert 0 < available_bytes() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize(
+    ("names", "limit"),
+    [
+        (("memory.max", "memory.current"), 5_000),
+        (("memory.limit_in_bytes", "memory.usage_in_bytes"), 5_000),
+    ],
+)
+def test_a_containers_limit_counts(
+    names: tuple[str, str], limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory").mkdir()
+    folder = tmp_path if names[0] == "memory.max" else tmp_path / "memory"
+    monkeypatch.setattr(memory, "_GROUPS", (tmp_path, tmp_path / "memory"))
+    free = available_bytes()
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text("2000\n")
+    assert available_bytes() == limit - 2_000
+    (folder / names[0]).write_text("max\n")
+    assert available_bytes() == pytest.approx(free, rel=0.5)
+
+
+@pytest.mark.parametrize(("room", "slots"), [(0.0, 1), (1.0, 1), (5.9, 2), (10.0, 5), (1e6, 8)])
+def test_slots_by_default_have_room_in_half_of_what_is_free(
+    room: float, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = int(room * slot_bytes(LLM, "float32"))
+    monkeypatch.setattr(memory, "available_bytes", lambda _: free)
+    assert default_slots(LLM, "float32", CPU) == slots
