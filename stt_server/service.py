@@ -8,7 +8,12 @@ from enum import StrEnum
 
 from stt_server.admission import Admission
 from stt_server.auth import Authenticator
-from stt_server.engine.base import EngineUnavailable, SegmentEngine, StreamingEngine
+from stt_server.engine.base import (
+    EngineUnavailable,
+    SegmentEngine,
+    StreamingEngine,
+    SupervisedEngine,
+)
 from stt_server.engine.silero_process import SileroProcess
 from stt_server.engine.vad import VoiceDetector
 from stt_server.errors import ServerShutdown
@@ -20,6 +25,7 @@ from stt_server.session import Session, SessionParts, Transport
 from stt_server.settings import EngineName, SessionOptions, Settings
 from stt_server.stages.asr import StreamingAsrStage
 from stt_server.stages.sink import SinkStage
+from stt_server.stages.two_pass import TwoPassStage
 from stt_server.stages.vad import VadStage
 
 logger = logging.getLogger(__name__)
@@ -46,14 +52,24 @@ class State(StrEnum):
 class Service:
     """Everything the sessions of one app share."""
 
-    def __init__(self, settings: Settings, engine: StreamingEngine | SegmentEngine) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: StreamingEngine | SegmentEngine,
+        final_engine: SegmentEngine | None = None,
+    ) -> None:
+        """
+        Args:
+            engine: Hears everything.
+            final_engine: Makes the finals beside a streaming `engine`.
+        """
         self.settings = settings
         self.engine = engine
+        self.final_engine = final_engine
         self.metrics = Metrics()
         self.authenticator = Authenticator(settings.auth)
-        capacity = engine.info.capacity
-        self.admission = Admission(min(capacity, settings.limits.max_sessions or capacity))
-        self.metrics.capacity.set(self.admission.capacity)
+        self.admission = Admission(0)
+        self._set_capacity()
         self.without_key = Admission(MAX_WITHOUT_KEY)
         self.state = State.LOADING
         self.failure: Exception | None = None
@@ -65,31 +81,36 @@ class Service:
 
     async def load(self) -> None:
         """Load the models and let sessions in; a failure is kept in `failure`."""
-        info, began = self.engine.info, time.monotonic()
-        logger.info("model.loading", extra={"model": info.name, "about": info.summary})
+        began = time.monotonic()
+        for info in (engine.info for engine in self._engines):
+            logger.info("model.loading", extra={"model": info.name, "about": info.summary})
         if self.settings.model is EngineName.AUTO:
             logger.warning(
                 "model.fallback",
-                extra={"model": info.name, "why": "no other model is installed"},
+                extra={"model": self.engine.info.name, "why": "no other model is installed"},
             )
+        name = "silero"
         try:
             await self._silero.start()
             self._detector = VoiceDetector(self._silero.infer, self.metrics)
-            await self.engine.start()
+            for engine in self._engines:
+                name = engine.info.name
+                await engine.start()
         except Exception as error:
             self.state, self.failure = State.FAILED, error
             trace = None if isinstance(error, EngineUnavailable) else error
-            logger.error(
-                "model.failed", extra={"model": info.name, "error": str(error)}, exc_info=trace
-            )
+            logger.error("model.failed", extra={"model": name, "error": str(error)}, exc_info=trace)
             raise
+        # Some engines know only now how much they hold.
+        self._set_capacity()
         self._checked_at = time.monotonic()
         if self.state is State.LOADING:
             self.state = State.READY
         logger.info(
             "model.ready",
             extra={
-                "model": info.name,
+                "model": self.engine.info.name,
+                **({"final_model": self.final_engine.info.name} if self.final_engine else {}),
                 "max_sessions": self.admission.capacity,
                 "load_s": round(time.monotonic() - began, 2),
             },
@@ -99,6 +120,9 @@ class Service:
         """Why sessions cannot be served now; None when they can."""
         if self.state is not State.READY:
             return self.state.value
+        for engine in self._engines:
+            if isinstance(engine, SupervisedEngine) and engine.fault is not None:
+                return engine.fault
         async with self._check_lock:
             now = time.monotonic()
             if now - self._checked_at < CHECK_EVERY_S:
@@ -107,9 +131,10 @@ class Service:
                 return NO_ANSWER
             try:
                 async with asyncio.timeout(CHECK_TIMEOUT_S):
-                    await self.engine.check()
-            except Exception:  # any failure of the engine means: not ready
-                logger.exception("model.check_failed", extra={"model": self.engine.info.name})
+                    for engine in self._engines:
+                        await engine.check()
+            except Exception:  # any failure of an engine means: not ready
+                logger.exception("model.check_failed")
                 self._check_failed_at = time.monotonic()
                 return NO_ANSWER
             self._checked_at = time.monotonic()
@@ -135,12 +160,18 @@ class Service:
     async def close(self) -> None:
         """Free the models."""
         await self._silero.stop()
-        await self.engine.stop()
+        for engine in self._engines:
+            await engine.stop()
 
     async def serve(
-        self, transport: Transport, codec: Codec, authenticate: Callable[[str], bool] | None
+        self,
+        transport: Transport,
+        codec: Codec,
+        authenticate: Callable[[str], bool] | None = None,
+        *,
+        protocol: str = "native",
     ) -> None:
-        """Run one native session from accept to close."""
+        """Run one session from accept to close; `protocol` names it in the metrics."""
         progress = Progress()
         parts = SessionParts(codec, self._pipeline(codec, progress), progress, authenticate)
         session = Session(
@@ -156,7 +187,7 @@ class Service:
         if self.state is State.DRAINING:
             session.drain(ServerShutdown("the server is shutting down"))
         try:
-            with self.metrics.sessions.labels("native").track_inprogress():
+            with self.metrics.sessions.labels(protocol).track_inprogress():
                 await session.run()
         finally:
             del self._sessions[session]
@@ -181,7 +212,26 @@ class Service:
             from stt_server.stages.segment_asr import SegmentAsrStage
 
             return SegmentAsrStage(engine, options, progress, clock=clock)
-        return StreamingAsrStage(engine.open, options, progress, clock=clock)
+        streaming = StreamingAsrStage(engine.open, options, progress, clock=clock)
+        if self.final_engine is None:
+            return streaming
+        return TwoPassStage(
+            streaming,
+            self.final_engine,
+            options,
+            self.metrics,
+            timeout_s=self.settings.final_timeout_ms / 1_000,
+            clock=clock,
+        )
+
+    @property
+    def _engines(self) -> list[StreamingEngine | SegmentEngine]:
+        return [self.engine, *([self.final_engine] if self.final_engine else [])]
+
+    def _set_capacity(self) -> None:
+        capacity = self.engine.info.capacity
+        self.admission.capacity = min(capacity, self.settings.limits.max_sessions or capacity)
+        self.metrics.capacity.set(self.admission.capacity)
 
     async def _wait_for_sessions(self, timeout_s: float) -> None:
         if self._sessions:

@@ -113,9 +113,22 @@ class SegmentEngine(Engine, Protocol):
     async def transcribe(self, audio: Audio, options: StreamOptions) -> Transcript:
         """The transcript of `audio`; word times are positions of the stream, like `audio.start`.
 
+        Cancelling the call abandons the piece.
+
         Raises:
             TranscriptionError: this piece failed; the next one may not.
+            Overloaded: more pieces are waiting than the engine can get to.
         """
+        ...
+
+
+@runtime_checkable
+class SupervisedEngine(Protocol):
+    """An engine that notices by itself when it cannot serve."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing can be recognised now; None when all is well."""
         ...
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from stt_server.engine.base import EngineInfo, EngineUnavailable, StreamOptions
 from stt_server.engine.pocketsphinx_worker import AUDIO, END, RESET
+from stt_server.engine.vowel import synthesise_vowel
 from stt_server.engine.worker_process import (
     LossCounter,
     WorkerLimits,
@@ -288,19 +289,3 @@ def mean_confidence(words: tuple[Word, ...]) -> float | None:
 def to_pcm16(samples: Samples) -> bytes:
     """Samples in [-1, 1] as little-endian PCM16; louder ones are clipped."""
     return (np.clip(samples, -1.0, 1.0) * 32_767).astype("<i2").tobytes()
-
-
-def synthesise_vowel() -> Samples:
-    """Half a second of "ah" at 120 Hz between silences: the least sound that is a word.
-
-    Formants of Peterson and Barney (1952).
-    """
-    formants = ((730, 60, 1.0), (1_090, 80, 0.5), (2_440, 120, 0.2))
-    at = np.arange(SAMPLE_RATE // 2) / SAMPLE_RATE
-    voice = np.zeros(len(at))
-    for pitch in range(120, 4_000, 120):
-        loudness = sum(gain / (1 + ((pitch - f) / width) ** 2) for f, width, gain in formants)
-        voice += loudness * np.sin(2 * np.pi * pitch * at)
-    silence = np.zeros(SAMPLE_RATE // 5)
-    sound = np.concatenate([silence, 0.25 * voice / np.abs(voice).max(), silence])
-    return sound.astype(np.float32)

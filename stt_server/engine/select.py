@@ -1,25 +1,43 @@
-"""From settings to the engine that serves them."""
+"""From settings to the engines that serve them."""
 
 import logging
 
-from stt_server.engine.base import StreamingEngine
-from stt_server.settings import Device, EngineName, Settings
+from stt_server.engine.base import SegmentEngine, StreamingEngine
+from stt_server.settings import EngineName, FinalModelName, Settings
 
 logger = logging.getLogger(__name__)
 
 
-def make_engine(settings: Settings) -> StreamingEngine:
+def make_engine(settings: Settings) -> StreamingEngine | SegmentEngine:
     """The engine the settings name; `auto` takes the best one that can run here."""
     match settings.model:
         case EngineName.SCRIPTED:
             from stt_server.engine.fake import ScriptedEngine
 
             return ScriptedEngine()
+        case EngineName.CANARY_QWEN:
+            return _canary_qwen(settings)
         case EngineName.POCKETSPHINX | EngineName.AUTO:
             from stt_server.engine.pocketsphinx import PocketsphinxEngine
 
-            if settings.device is Device.CUDA:
+            if settings.device not in ("auto", "cpu") and settings.final_model is None:
                 logger.warning(
-                    "device.ignored", extra={"device": "cuda", "why": "pocketsphinx needs no GPU"}
+                    "device.ignored",
+                    extra={"device": settings.device, "why": "pocketsphinx runs on the CPU"},
                 )
             return PocketsphinxEngine(settings.pocketsphinx)
+
+
+def make_final_engine(settings: Settings) -> SegmentEngine | None:
+    """The engine that makes the finals beside the one of `make_engine`; None if that makes them."""
+    match settings.final_model:
+        case None:
+            return None
+        case FinalModelName.CANARY_QWEN:
+            return _canary_qwen(settings)
+
+
+def _canary_qwen(settings: Settings) -> SegmentEngine:
+    from stt_server.engine.canary_qwen import CanaryQwenEngine
+
+    return CanaryQwenEngine(settings)

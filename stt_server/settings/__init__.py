@@ -1,0 +1,175 @@
+"""The one settings object of the server: flags over `STT_*` variables over a file over defaults.
+
+Nested fields take a double underscore in the environment (`STT_ENDPOINTING__SILENCE_MS`), a dash
+on the command line (`--endpointing-silence-ms`) and a table in the file (`[endpointing]`).
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from stt_server.settings.endpointing import EndpointingMode, EndpointingSettings, SessionOptions
+from stt_server.settings.listeners import FastConformerSettings, ParakeetSettings
+from stt_server.settings.models import (
+    CanaryQwenSettings,
+    Dtype,
+    EngineName,
+    FinalModelName,
+    ModelSettings,
+    PocketsphinxSettings,
+    check_device,
+)
+from stt_server.settings.service import (
+    AuthSettings,
+    LimitSettings,
+    LogFormat,
+    LogSettings,
+    MetricsAccess,
+)
+
+__all__ = [
+    "CLIENT_VARIABLES",
+    "DEFAULT_PORT",
+    "AuthSettings",
+    "CanaryQwenSettings",
+    "Dtype",
+    "EndpointingMode",
+    "EndpointingSettings",
+    "EngineName",
+    "FastConformerSettings",
+    "FinalModelName",
+    "LimitSettings",
+    "LogFormat",
+    "LogSettings",
+    "MetricsAccess",
+    "ModelSettings",
+    "ParakeetSettings",
+    "PocketsphinxSettings",
+    "SessionOptions",
+    "Settings",
+    "load_settings",
+    "unknown_variables",
+]
+
+DEFAULT_PORT = 15751
+CLIENT_VARIABLES = frozenset({"STT_API_KEY"})
+"""Read by `stt-client`, not by the server."""
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STT_",
+        env_nested_delimiter="__",
+        env_nested_max_split=1,
+        frozen=True,
+        extra="forbid",
+    )
+
+    host: str | None = Field(
+        default=None,
+        description="Address to bind; default: loopback without API keys, all interfaces with.",
+    )
+    port: int = Field(
+        default=DEFAULT_PORT,
+        ge=0,
+        le=65_535,
+        description="TCP port; 0 = any free one.",
+    )
+    model: EngineName = Field(
+        default=EngineName.AUTO,
+        description="Recogniser to load.",
+    )
+    final_model: FinalModelName | None = Field(
+        default=None,
+        description="Second recogniser, for the final of each turn; `model` gives interims.",
+    )
+    final_timeout_ms: int = Field(
+        default=700,
+        ge=0,
+        le=10_000,
+        description="Time after a turn's end for `final_model`; then the text of `model` stands.",
+    )
+    device: str = Field(
+        default="auto",
+        description="Where the model runs: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.",
+    )
+    dtype: Dtype = Field(
+        default=Dtype.AUTO,
+        description="What the model computes in.",
+    )
+    endpointing: EndpointingSettings = EndpointingSettings()
+    limits: LimitSettings = LimitSettings()
+    auth: AuthSettings = AuthSettings()
+    parakeet: ParakeetSettings = ParakeetSettings()
+    fastconformer: FastConformerSettings = FastConformerSettings()
+    models: ModelSettings = ModelSettings()
+    pocketsphinx: PocketsphinxSettings = PocketsphinxSettings()
+    canary_qwen: CanaryQwenSettings = CanaryQwenSettings()
+    log: LogSettings = LogSettings()
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, name: str) -> str:
+        return check_device(name)
+
+    @model_validator(mode="after")
+    def _second_recogniser(self) -> Self:
+        if self.final_model is not None and self.model == self.final_model:
+            raise ValueError(f"final_model: {self.model} makes its own finals, leave it out")
+        return self
+
+    @property
+    def bind_host(self) -> str:
+        """The address to listen on: without a key only this machine may connect by default."""
+        if self.host is not None:
+            return self.host
+        return "0.0.0.0" if self.auth.api_keys else "127.0.0.1"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, then the file that `load_settings` names."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(flags: Mapping[str, Any], *, file: Path | None = None) -> Settings:
+    """Settings from command-line flags (nested like the sections), environment and TOML file.
+
+    Raises:
+        FileNotFoundError: `file` does not exist.
+        pydantic.ValidationError: a value or a key is wrong.
+        tomllib.TOMLDecodeError: `file` is not TOML.
+    """
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"no settings file at {file}")
+
+    class FileSettings(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    return FileSettings(**flags)
+
+
+def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Names of `STT_*` variables that set nothing here: mistyped, or another program's."""
+    known = {f"STT_{name}".upper() for name in Settings.model_fields} | CLIENT_VARIABLES
+    names = (name.upper() for name in (os.environ if environment is None else environment))  # noqa: TID251
+    return sorted(
+        name for name in names if name.startswith("STT_") and name.split("__")[0] not in known
+    )

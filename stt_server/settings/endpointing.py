@@ -1,0 +1,95 @@
+"""When speech starts, pauses and ends a turn, and what else a session may choose for itself."""
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from stt_server.settings.section import Section
+
+
+class EndpointingMode(StrEnum):
+    """What may end a turn: the detector, or only the client's own flush and finish."""
+
+    VAD = "vad"
+    NONE = "none"
+
+
+class EndpointingSettings(Section):
+    """When speech starts, pauses and yields the floor."""
+
+    mode: EndpointingMode = Field(
+        default=EndpointingMode.VAD,
+        description="`none`: turns end only by flush or finish.",
+    )
+    onset: float = Field(
+        default=0.5,
+        ge=0.05,
+        le=0.99,
+        description="Speech probability that opens speech.",
+    )
+    offset: float = Field(
+        default=0.35,
+        ge=0.01,
+        le=0.95,
+        description="Probability below which speech pauses.",
+    )
+    small_gap_ms: int = Field(
+        default=300,
+        ge=64,
+        le=5_000,
+        description="Silence that pauses speech and may cut a segment.",
+    )
+    silence_ms: int = Field(
+        default=1_500,
+        ge=100,
+        le=10_000,
+        description="Silence that ends a turn.",
+    )
+    min_speech_ms: int = Field(
+        default=1_000,
+        ge=0,
+        le=10_000,
+        description="Speech needed before a small gap may cut a segment.",
+    )
+    max_segment_s: float = Field(
+        default=20.0,
+        ge=2.0,
+        le=600.0,
+        description="A longer segment is cut at its largest gap.",
+    )
+    pre_roll_ms: int = Field(
+        default=300,
+        ge=0,
+        le=2_000,
+        description="Audio before the onset that belongs to the turn.",
+    )
+    leading_silence_ms: int = Field(
+        default=3_000,
+        ge=0,
+        le=60_000,
+        description="Silence kept at most ahead of a segment's speech.",
+    )
+    stall_ms: int = Field(
+        default=1_200,
+        ge=0,
+        le=60_000,
+        description="Wall-clock time without audio that ends an open turn; 0 = never.",
+    )
+
+    @model_validator(mode="after")
+    def _hysteresis(self) -> Self:
+        if self.offset > self.onset:
+            raise ValueError("offset must not lie above onset")
+        return self
+
+
+class SessionOptions(Section):
+    """What one session may choose for itself; the server's settings are the defaults."""
+
+    endpointing: EndpointingSettings = EndpointingSettings()
+    interim_results: bool = True
+    segment_finals: bool = False
+    language: str | None = None
+    vocabulary: tuple[str, ...] = ()
+    lookahead_ms: int | None = None

@@ -1,0 +1,188 @@
+"""Interims by a streaming engine, the final of each turn by a segment engine."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from enum import StrEnum
+
+from stt_server.engine.base import SegmentEngine, StreamOptions
+from stt_server.errors import SttError
+from stt_server.events import (
+    Audio,
+    Configure,
+    Hypothesis,
+    SegmentEnded,
+    SpeechPaused,
+    SpeechStarted,
+    StreamError,
+    StreamEvent,
+    Transcript,
+    TurnEnded,
+)
+from stt_server.metrics import Metrics
+from stt_server.pipeline import Stage
+from stt_server.settings import SessionOptions
+from stt_server.turns.second_pass import TurnRecording, second_final
+
+logger = logging.getLogger(__name__)
+
+
+class Outcome(StrEnum):
+    """What became of a second pass."""
+
+    READY = "ready"
+    """Its text is the turn's final."""
+    LATE = "late"
+    FAILED = "failed"
+    EMPTY = "empty"
+    """It heard no word where the first pass did."""
+    DROPPED = "dropped"
+    """Speech went on, or the session ended."""
+
+
+class TwoPassStage(Stage[StreamEvent, StreamEvent]):
+    """Listens to what goes into a streaming stage and replaces the finals that come out.
+
+    The second pass hears the whole turn. It begins when speech pauses and is dropped when speech
+    goes on. From the turn's end it has `timeout_s`, during which nothing else goes through this
+    stage; then, or when it fails, the streaming final stands. A turn that is longer than the
+    segment engine's window keeps its streaming final, and so does one of which pieces are already
+    final (`segment_finals`). The streaming engine's failures are told only where it has the word.
+    """
+
+    def __init__(
+        self,
+        streaming: Stage[StreamEvent, StreamEvent],
+        engine: SegmentEngine,
+        options: SessionOptions,
+        metrics: Metrics,
+        *,
+        timeout_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._streaming = streaming
+        self._engine = engine
+        self._options = options
+        self._metrics = metrics
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._recording = TurnRecording(engine.max_segment_samples)
+        self._has_pieces = False
+        self._pass: asyncio.Task[Transcript] | None = None
+        self._deadline = 0.0
+        self._errors: list[StreamError] = []
+
+    async def run(self, inputs: AsyncIterator[StreamEvent]) -> AsyncGenerator[StreamEvent, None]:
+        try:
+            async with aclosing(self._streaming.run(_Tapped(inputs, self._listen))) as events:
+                async for event in events:
+                    for out in await self._pass_on(event):
+                        yield out
+        finally:
+            await self._drop()
+
+    # Into the streaming stage
+
+    async def _listen(self, event: StreamEvent) -> None:
+        match event:
+            case Audio(speech=True):
+                self._recording.append(event)
+            case SpeechStarted(opens_turn=opens_turn):
+                await self._drop()
+                if opens_turn:
+                    self._recording = TurnRecording(self._engine.max_segment_samples)
+                    self._has_pieces = False
+            case SpeechPaused():
+                await self._begin()
+            case SegmentEnded():
+                self._has_pieces |= self._options.segment_finals
+            case TurnEnded():
+                self._deadline = self._clock() + self._timeout_s
+                await self._begin_if_needed()
+            case Configure(options=options):
+                self._options = options
+            case _:
+                pass
+
+    async def _begin(self) -> None:
+        await self._drop()
+        audio = None if self._has_pieces else self._recording.whole()
+        if audio is not None:
+            self._pass = asyncio.create_task(self._hear(audio), name="second pass")
+
+    async def _begin_if_needed(self) -> None:
+        """The pass that began when speech paused has heard all of the turn but silence."""
+        if self._has_pieces:
+            await self._drop()
+        elif self._pass is None or (self._pass.done() and self._pass.exception() is not None):
+            await self._begin()
+
+    async def _hear(self, audio: Audio) -> Transcript:
+        began = self._clock()
+        transcript = await self._engine.transcribe(audio, StreamOptions.of(self._options))
+        self._metrics.second_pass_seconds.observe(self._clock() - began)
+        return transcript
+
+    # Out of it
+
+    async def _pass_on(self, event: StreamEvent) -> list[StreamEvent]:
+        match event:
+            case StreamError():
+                self._errors.append(event)
+                return []
+            case Hypothesis(is_final=True):
+                errors, self._errors = self._errors, []
+                second = await self._second(event)
+                return [second] if second is not None else [*errors, event]
+            case _:
+                return [event]
+
+    async def _second(self, first: Hypothesis) -> Hypothesis | None:
+        """The final by the second pass; None when the streaming one stands."""
+        if self._pass is None:
+            return None
+        running = self._pass
+        await asyncio.wait([running], timeout=max(0.0, self._deadline - self._clock()))
+        if not running.done():
+            await self._drop(Outcome.LATE)
+            logger.info("second_pass.late", extra={"timeout_s": self._timeout_s})
+            return None
+        try:
+            transcript = running.result()
+        except SttError:
+            await self._drop()
+            return None
+        if first.words and not transcript.words:
+            await self._drop(Outcome.EMPTY)
+            return None
+        await self._drop(Outcome.READY)
+        return second_final(first, transcript)
+
+    async def _drop(self, outcome: Outcome = Outcome.DROPPED) -> None:
+        """Forget the pass, and end it if it is under way."""
+        running, self._pass = self._pass, None
+        if running is None:
+            return
+        running.cancel()
+        await asyncio.wait([running])
+        error = None if running.cancelled() else running.exception()
+        if error is not None:
+            logger.warning("second_pass.failed", extra={"error": str(error)})
+            outcome = Outcome.FAILED
+        self._metrics.second_passes.labels(outcome).inc()
+
+
+class _Tapped(AsyncIterator[StreamEvent]):
+    """An iterator that shows each item to a listener first."""
+
+    def __init__(
+        self, items: AsyncIterator[StreamEvent], listen: Callable[[StreamEvent], Awaitable[None]]
+    ) -> None:
+        self._items = items
+        self._listen = listen
+
+    async def __anext__(self) -> StreamEvent:
+        item = await anext(self._items)
+        await self._listen(item)
+        return item
