@@ -22,6 +22,8 @@ SHORT = {
     "--host",
     "--port",
     "--model",
+    "--final-model",
+    "--device",
     "--endpointing-silence-ms",
     "--endpointing-onset",
     "--limits-max-sessions",
@@ -33,7 +35,7 @@ SHORT = {
 HEAD = """\
 # Settings
 
-Generated from the fields of `stt_server/settings.py` by `make docs`; do not edit.
+Generated from the fields of `stt_server/settings/` by `make docs`; do not edit.
 
 Flags win over environment variables, these over the TOML file given with `--config`, that over
 the defaults. An unknown key is an error. Lists are JSON in the environment

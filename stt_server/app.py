@@ -7,21 +7,30 @@ from contextlib import ExitStack, asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from stt_server import __version__
-from stt_server.auth import presents_key, select_subprotocol
+from stt_server.auth import select_subprotocol
 from stt_server.engine.base import SegmentEngine, StreamingEngine
-from stt_server.engine.select import make_engine
+from stt_server.engine.select import make_engine, make_final_engine
 from stt_server.errors import BadQuery, InvalidConfig, Overloaded
 from stt_server.log import session_id
+from stt_server.parakeet import ParakeetStreams
 from stt_server.protocols.native import NativeCodec
 from stt_server.protocols.native_config import Abilities
+from stt_server.refusals import http_error, unavailable, upgrade_refusal
 from stt_server.service import Service, State
 from stt_server.settings import MetricsAccess, SessionOptions, Settings
+from stt_server.sibling_endpoints import (
+    FASTCONFORMER_PATH,
+    PARAKEET_PATH,
+    OldAddresses,
+    SiblingEndpoints,
+)
 from stt_server.transport import WebSocketTransport
 
 
@@ -49,9 +58,9 @@ class Endpoints:
     async def metrics(self, request: Request) -> Response:
         """Prometheus text, for whom the setting allows it."""
         if self._service.settings.auth.metrics is MetricsAccess.OFF:
-            return _error(404, "not_found", "there is nothing here")
+            return http_error(404, "not_found", "there is nothing here")
         if not self._may_read_metrics(request):
-            return _error(401, "invalid_api_key", "missing or wrong API key")
+            return http_error(401, "invalid_api_key", "missing or wrong API key")
         return Response(
             self._service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
@@ -60,7 +69,7 @@ class Endpoints:
         """`/ws/transcribe`."""
         service = self._service
         offered: list[str] = socket.scope["subprotocols"]
-        refusal = self._refusal(socket, offered)
+        refusal = upgrade_refusal(service, socket, key_may_follow=True)
         if refusal is not None:
             await socket.send_denial_response(refusal)
             return
@@ -72,7 +81,7 @@ class Endpoints:
                 places.enter_context(door.place())
             except Overloaded as error:
                 service.metrics.refusals.labels("capacity").inc()
-                await socket.send_denial_response(_unavailable(str(error)))
+                await socket.send_denial_response(unavailable(str(error)))
                 return
 
             def authenticate(key: str) -> bool:
@@ -88,7 +97,7 @@ class Endpoints:
 
     async def unknown_socket(self, socket: WebSocket) -> None:
         """No protocol lives at this address."""
-        await socket.send_denial_response(_error(404, "not_found", "no such address"))
+        await socket.send_denial_response(http_error(404, "not_found", "no such address"))
 
     async def _serve_native(
         self, socket: WebSocket, authenticate: Callable[[str], bool] | None
@@ -96,12 +105,16 @@ class Endpoints:
         service, settings = self._service, self._service.settings
         identity = f"s-{uuid.uuid4().hex[:12]}"
         session_id.set(identity)
-        info = service.engine.info
+        info, final = service.engine.info, service.final_engine
         try:
             codec = NativeCodec(
                 session_id=identity,
                 defaults=SessionOptions(endpointing=settings.endpointing),
-                abilities=Abilities(frozenset({info.name}), lookaheads_ms=info.lookaheads_ms),
+                abilities=Abilities(
+                    frozenset({info.name}),
+                    final_model=final.info.name if final else None,
+                    lookaheads_ms=info.lookaheads_ms,
+                ),
                 max_audio_bytes=settings.limits.max_message_audio_bytes,
                 query=socket.query_params,
             )
@@ -109,23 +122,6 @@ class Endpoints:
             await _refuse_query(socket, error)
             return
         await service.serve(WebSocketTransport(socket), codec, authenticate)
-
-    def _refusal(self, socket: WebSocket, offered: list[str]) -> Response | None:
-        """The answer to an upgrade that must not be accepted; None if it may."""
-        service, headers = self._service, socket.headers
-        auth = service.authenticator
-        if not auth.allows_origin(headers.get("origin"), headers.get("host")):
-            reason, response = "origin", _error(403, "origin_not_allowed", "origin not allowed")
-        elif presents_key(headers, socket.query_params, offered) and not auth.allows_request(
-            headers, socket.query_params, offered
-        ):
-            reason, response = "auth", _error(401, "invalid_api_key", "wrong API key")
-        elif service.state is not State.READY:
-            reason, response = "not_ready", _unavailable(f"the server is {service.state}")
-        else:
-            return None
-        service.metrics.refusals.labels(reason).inc()
-        return response
 
     def _status(self) -> dict[str, object]:
         service = self._service
@@ -148,15 +144,27 @@ class Endpoints:
 
 
 def create_app(
-    settings: Settings, *, engine: StreamingEngine | SegmentEngine | None = None
+    settings: Settings,
+    *,
+    engine: StreamingEngine | SegmentEngine | None = None,
+    final_engine: SegmentEngine | None = None,
 ) -> Starlette:
-    """A complete server as an ASGI app; `app.state.service` is its `Service`.
+    """A complete server as an ASGI app; `app.state.service` is its `Service`, and
+    `app.state.parakeet` counts the streams that a server with raw TCP ports adds.
 
     Args:
         engine: Serves instead of the one the settings name.
+        final_engine: The same for the second recogniser.
     """
-    service = Service(settings, engine or make_engine(settings))
-    endpoints = Endpoints(service)
+    service = Service(
+        settings, engine or make_engine(settings), final_engine or make_final_engine(settings)
+    )
+    streams = ParakeetStreams(service)
+    endpoints, siblings = Endpoints(service), SiblingEndpoints(service, streams)
+    old_ports = {
+        settings.parakeet.ws_port: PARAKEET_PATH,
+        settings.fastconformer.port: FASTCONFORMER_PATH,
+    }
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -178,11 +186,15 @@ def create_app(
             Route("/status", endpoints.status),
             Route("/metrics", endpoints.metrics),
             WebSocketRoute("/ws/transcribe", endpoints.native),
+            WebSocketRoute(PARAKEET_PATH, siblings.parakeet),
+            WebSocketRoute(FASTCONFORMER_PATH, siblings.fastconformer),
             WebSocketRoute("/{path:path}", endpoints.unknown_socket),
         ],
+        middleware=[Middleware(OldAddresses, routes=old_ports)],
         lifespan=lifespan,
     )
     app.state.service = service
+    app.state.parakeet = streams
     return app
 
 
@@ -192,23 +204,7 @@ async def _refuse_query(socket: WebSocket, error: InvalidConfig) -> None:
     await socket.close(BadQuery.close_code, "bad URL parameter")
 
 
-def _unavailable(message: str) -> Response:
-    response = _error(503, "overloaded", message)
-    response.headers["Retry-After"] = "1"
-    return response
-
-
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = "not_found" if error.status_code == 404 else "invalid_request"
-    return _error(error.status_code, code, error.detail)
-
-
-_ERROR_TYPES = {401: "authentication_error", 503: "server_error"}
-
-
-def _error(status: int, code: str, message: str) -> Response:
-    """An HTTP error in OpenAI's shape, which every surface of this server shares."""
-    kind = _ERROR_TYPES.get(status, "invalid_request_error")
-    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    return JSONResponse(body, status_code=status)
+    return http_error(error.status_code, code, error.detail)

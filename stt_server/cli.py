@@ -62,7 +62,8 @@ def _settings(arguments: dict[str, Any]) -> Settings | None:
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_input=False):
             name = ".".join(str(part) for part in problem["loc"])
-            print(f"stt-server: setting {name}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+            setting = f"setting {name}: " if name else ""
+            print(f"stt-server: {setting}{problem['msg']}", file=sys.stderr)  # noqa: T201
     except (OSError, ValueError) as error:
         print(f"stt-server: {error}", file=sys.stderr)  # noqa: T201
     return None

@@ -15,6 +15,8 @@
         ├── Unauthorized               4401
         ├── BadMessageFlood            4400
         ├── BadQuery                   4400
+        ├── BadOpening                 1002
+        ├── MessageTooLarge            1009
         ├── IdleTimeout                4408
         ├── SessionLimit               4409
         ├── ServerShutdown             1012
@@ -139,6 +141,20 @@ class BadQuery(SessionError):
 
     code = ErrorCode.INVALID_CONFIG
     close_code = 4400
+
+
+class BadOpening(SessionError):
+    """The first message is not the one the protocol begins with, or came too late."""
+
+    code = ErrorCode.INVALID_MESSAGE
+    close_code = 1002
+
+
+class MessageTooLarge(SessionError):
+    """A message or line so long that its protocol ends the session."""
+
+    code = ErrorCode.FRAME_TOO_LARGE
+    close_code = 1009
 
 
 class IdleTimeout(SessionError):

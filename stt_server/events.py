@@ -104,6 +104,8 @@ class Transcript:
     stable: int = 0
     language: str | None = None
     confidence: float | None = None
+    estimated_times: bool = False
+    """The engine does not know when each word was said: the times of `words` are guesses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,8 @@ class Hypothesis:
     is_final: bool = False
     confidence: float | None = None
     language: str | None = None
+    estimated_times: bool = False
+    """Times of some of `words` are guesses."""
 
     @property
     def text(self) -> str:

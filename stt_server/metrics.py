@@ -50,6 +50,18 @@ class Metrics:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5),
             registry=self.registry,
         )
+        self.second_passes = Counter(
+            "stt_second_passes_total",
+            "Second passes over a turn by what became of them.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.second_pass_seconds = Histogram(
+            "stt_second_pass_seconds",
+            "Time a second pass took that was not given up.",
+            buckets=(0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 5, 10, 30),
+            registry=self.registry,
+        )
         self.vad_batch = Histogram(
             "stt_vad_batch_sessions",
             "Sessions in one VAD inference.",

@@ -13,8 +13,10 @@ from stt_server import __version__
 from stt_server.app import create_app
 from stt_server.engine.base import EngineUnavailable
 from stt_server.log import configure_logging
+from stt_server.parakeet import ParakeetPorts
 from stt_server.service import Service, State
 from stt_server.settings import LogFormat, Settings, unknown_variables
+from stt_server.settings.section import Section
 from stt_server.transport import ImpatientHttpProtocol, PatientWebSocketProtocol
 
 logger = logging.getLogger(__name__)
@@ -25,15 +27,35 @@ SWITCH_INTERVAL_S = 0.001
 class DrainingServer(uvicorn.Server):
     """Finishes live turns after the first SIGTERM or SIGINT; a second one stops at once."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        parakeet: ParakeetPorts,
+        tcp: tuple[socket.socket | None, socket.socket | None],
+    ) -> None:
+        """
+        Args:
+            tcp: Where `parakeet` listens: for streams, and for who asks how many there are.
+        """
         super().__init__(config)
         self._service = service
+        self._parakeet = parakeet
+        self._tcp = tcp
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        await self._parakeet.open(*self._tcp)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._parakeet.close()
+        await super().shutdown(sockets=sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Uvicorn asks ten times a second whether to go on."""
@@ -62,8 +84,17 @@ def serve(settings: Settings) -> int:
     for name in unknown_variables():
         logger.warning("settings.unknown_variable", extra={"variable": name})
     host = settings.bind_host
+    parakeet, fastconformer = settings.parakeet, settings.fastconformer
     try:
         listener = _listen(host, settings.port)
+        tcp = (
+            _listen_beside(host, parakeet, "port", "parakeet"),
+            _listen_beside(host, parakeet, "status_port", "parakeet status"),
+        )
+        old = (
+            _listen_beside(host, parakeet, "ws_port", "parakeet WebSocket"),
+            _listen_beside(host, fastconformer, "port", "fastconformer WebSocket"),
+        )
         app = create_app(settings)
     except (OSError, EngineUnavailable) as error:
         logger.error("server.cannot_start", extra={"why": str(error)})
@@ -75,7 +106,8 @@ def serve(settings: Settings) -> int:
         extra={"url": f"ws://{shown}:{port}/ws/transcribe", "version": __version__},
     )
     service: Service = app.state.service
-    server = DrainingServer(_uvicorn_config(app, settings), service)
+    ports = ParakeetPorts(service, app.state.parakeet)
+    server = DrainingServer(_uvicorn_config(app, settings), service, ports, tcp)
     # The model's thread asks for the interpreter several times per tick; with the default of 5 ms
     # it would wait longer for it than it computes.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -83,7 +115,7 @@ def serve(settings: Settings) -> int:
     # What was loaded until here stays: the collector need not look at it again.
     gc.freeze()
     with listener:
-        server.run(sockets=[listener])
+        server.run(sockets=[listener, *(socket for socket in old if socket)])
     return 1 if service.failure is not None else 0
 
 
@@ -103,6 +135,22 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2_048)
     except OSError as error:
         raise OSError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+
+
+def _listen_beside(host: str, section: Section, field: str, protocol: str) -> socket.socket | None:
+    """A listener beside the main one; None if it is off, or cannot be had and nobody asked."""
+    port = getattr(section, field)
+    if not port:
+        return None
+    try:
+        listener = _listen(host, port)
+    except OSError as error:
+        if field in section.model_fields_set:
+            raise
+        logger.warning("server.port_left_out", extra={"protocol": protocol, "why": str(error)})
+        return None
+    logger.info("server.also_listening", extra={"protocol": protocol, "port": port})
+    return listener
 
 
 def _uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:

@@ -44,6 +44,7 @@ from stt_server.protocols.base import (
     Finish,
     Message,
     Packet,
+    Refused,
     Reply,
 )
 from stt_server.settings import LimitSettings, SessionOptions
@@ -83,6 +84,11 @@ class Transport(Protocol):
     @property
     def is_gone(self) -> bool:
         """The connection is lost, which `receive` tells only to who reads."""
+        ...
+
+    @property
+    def is_half_closed(self) -> bool:
+        """The peer sends nothing more, but may still read."""
         ...
 
     @property
@@ -209,7 +215,8 @@ class Session:
                     await self._take(message)
             except ChannelClosed:
                 continue  # the session began to end while this message waited for room
-        raise ClientGone
+        if not (self._asked_to_finish and self._transport.is_half_closed):
+            raise ClientGone
 
     async def _answer_ping(self, message: Message) -> None:
         """All that a client which has finished may still want."""
@@ -220,9 +227,11 @@ class Session:
 
     async def _take(self, message: Message) -> None:
         if self._authenticate is not None and len(message) > MAX_KEYLESS_BYTES:
-            raise Unauthorized("send your API key in a config message first")
+            raise Unauthorized("send your API key first")
         try:
-            for event in self._codec.decode(message):
+            for number, event in enumerate(self._codec.decode(message)):
+                if number:
+                    await asyncio.sleep(0)  # a message may ask for a lot: others get their turn
                 await self._accept(event)
         except SttError as error:
             await self._refuse(error)
@@ -234,6 +243,8 @@ class Session:
                 await self._accept_audio(event)
             case Reply(message=message):
                 await self._outbound.put(message)
+            case Refused(error=error):
+                await self._refuse(error)
             case Authenticate(token=token):
                 if self._authenticate is not None and not self._authenticate(token):
                     raise Unauthorized("invalid API key")
@@ -266,7 +277,7 @@ class Session:
 
     def _require_key(self) -> None:
         if self._authenticate is not None:
-            raise Unauthorized("send your API key in a config message first")
+            raise Unauthorized("send your API key first")
 
     def _finish(self) -> None:
         self._finishing = True

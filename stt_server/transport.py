@@ -97,6 +97,10 @@ class WebSocketTransport:
         return self._connection is not None and self._connection.disconnected
 
     @property
+    def is_half_closed(self) -> bool:
+        return False  # a WebSocket closes both ways at once
+
+    @property
     def pinged_at(self) -> float:
         return self._connection.pinged_at if self._connection is not None else 0.0
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,8 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = (sys.executable, "-m", "stt_server")
-SCRIPTED = ("--model", "scripted", "--port", "0", "--log-format", "json")
+OFF = ("--parakeet-port", "0", "--parakeet-status-port", "0")
+SCRIPTED = ("--model", "scripted", "--port", "0", *OFF, "--log-format", "json")
 START_S = 30.0
 """Bound on a start; two busy cores need a few seconds."""
 
@@ -126,6 +128,12 @@ class ServerProcess:
         with self._grown:
             self._ended = True
             self._grown.notify_all()
+
+
+def free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 @contextmanager

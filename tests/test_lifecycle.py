@@ -12,7 +12,15 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from stt_server.settings import Settings
-from tests.server import MODULE, ROOT, SCRIPTED, run_server, wait_until, with_engine
+from tests.server import (
+    MODULE,
+    ROOT,
+    SCRIPTED,
+    free_port,
+    run_server,
+    wait_until,
+    with_engine,
+)
 from tests.speech import pcm
 from tests.wire import is_final, keep_talking, open_client
 
@@ -23,11 +31,6 @@ def run_to_end(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30, check=False
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 # Starting

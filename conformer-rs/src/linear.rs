@@ -1,5 +1,7 @@
 //! Rows in, rows out: one linear layer and the buffers it needs.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use crate::kernels::{
     CHUNK, Kernels, LinearJob, Matrix, Op, PAD, Packed, QuantisedRow, RowScale, Tiles,
 };
@@ -101,9 +103,15 @@ impl SharedActs {
 pub struct Linear {
     isa: Isa,
     packed: Packed,
+    crew: Arc<Mutex<Crew>>,
+}
+
+/// What layers that are never applied at the same time share.
+#[derive(Debug)]
+struct Crew {
     team: Team,
-    /// Kept from call to call, with room for this many rows.
-    acts: (usize, Acts),
+    /// Kept from call to call, with room for this many rows and this width.
+    acts: (usize, usize, Acts),
 }
 
 impl Linear {
@@ -119,12 +127,31 @@ impl Linear {
         threads: usize,
         isa: Isa,
     ) -> Self {
+        let crew = Crew { team: Team::new(threads), acts: (0, 0, Acts::new(0, 0)) };
+        Self::pack(weight, bias, inputs, isa, Arc::new(Mutex::new(crew)))
+    }
+
+    /// Quantises another layer that computes on the same threads, in turns with this one.
+    ///
+    /// # Panics
+    ///
+    /// When the sizes do not match.
+    pub fn beside(&self, weight: &[f32], bias: Option<&[f32]>, inputs: usize) -> Self {
+        Self::pack(weight, bias, inputs, self.isa, Arc::clone(&self.crew))
+    }
+
+    fn pack(
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        inputs: usize,
+        isa: Isa,
+        crew: Arc<Mutex<Crew>>,
+    ) -> Self {
         assert!(inputs > 0 && weight.len().is_multiple_of(inputs));
         assert!(bias.is_none_or(|bias| bias.len() == weight.len() / inputs));
-        let mut team = Team::new(threads);
-        let packed =
-            Packed::new(&[Matrix { weight, bias }], inputs, false, Kernels::of(isa), &mut team);
-        Self { isa, packed, team, acts: (0, Acts::new(0, inputs)) }
+        let matrix = Matrix { weight, bias };
+        let packed = Packed::new(&[matrix], inputs, false, Kernels::of(isa), &mut lock(&crew).team);
+        Self { isa, packed, crew }
     }
 
     /// Numbers per row of input.
@@ -137,26 +164,35 @@ impl Linear {
         self.packed.outputs()
     }
 
+    /// Bytes of packed weights.
+    pub fn bytes(&self) -> usize {
+        self.packed.bytes()
+    }
+
     /// Applies the layer to the rows of `x` and overwrites those of `out`.
     ///
     /// # Panics
     ///
     /// When the sizes do not match.
-    pub fn apply(&mut self, x: &[f32], out: &mut [f32]) {
+    pub fn apply(&self, x: &[f32], out: &mut [f32]) {
         let (inputs, outputs) = (self.inputs(), self.outputs());
         let rows = x.len() / inputs;
         assert!(x.len() == rows * inputs && out.len() == rows * outputs);
         let (kernels, packed) = (Kernels::of(self.isa), &self.packed);
         let padded = inputs.next_multiple_of(PAD);
-        if self.acts.0 < rows {
-            self.acts = (rows, Acts::new(rows, inputs));
+        let Crew { team, acts } = &mut *lock(&self.crew);
+        if acts.0 < rows || acts.1 < inputs {
+            let (most, widest) = (rows.max(acts.0), inputs.max(acts.1));
+            *acts = (most, widest, Acts::new(most, widest));
         }
-        let (acts, out) = (self.acts.1.shared(), Shared::new(out));
-        self.team.run(&|member| {
-            let mut copy = vec![0.0; padded];
+        let (acts, out) = (acts.2.shared(), Shared::new(out));
+        team.run(&|member| {
+            let mut copy = if inputs == padded { Vec::new() } else { vec![0.0; padded] };
             member.each(rows, |row, _| {
                 let from = &x[row * inputs..][..inputs];
-                copy[..inputs].copy_from_slice(from);
+                if inputs != padded {
+                    copy[..inputs].copy_from_slice(from);
+                }
                 let from = if inputs == padded { from.as_ptr() } else { copy.as_ptr() };
                 // SAFETY: the row and its copy have `padded` values; every row is one thread's.
                 unsafe { acts.put(kernels, from, padded, row, rows) };
@@ -165,4 +201,9 @@ impl Linear {
             unsafe { acts.linear(member, kernels, packed, rows, Op::Store, out, outputs) };
         });
     }
+}
+
+/// A layer that panicked left the crew in order: the team mends itself, the buffers hold no state.
+fn lock(crew: &Mutex<Crew>) -> MutexGuard<'_, Crew> {
+    crew.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -59,3 +59,31 @@ def test_wrong_shapes_are_refused() -> None:
         Linear(normal(0, 4), threads=1)
     with pytest.raises(ValueError, match="columns"):
         Linear(normal(5, 4), threads=1)(normal(2, 5))
+
+
+def test_layers_beside_each_other_compute_what_they_do_alone() -> None:
+    first = Linear(normal(40, 64), threads=2)
+    wide, bias = normal(33, 500, seed=1), normal(33, seed=2)
+    second = first.beside(wide, bias)
+    x, y = normal(7, 64, seed=3), normal(90, 500, seed=4)
+    expected = Linear(wide, bias, threads=1)(y)
+    before = first(x)
+    np.testing.assert_array_equal(second(y), expected)
+    np.testing.assert_array_equal(first(x), before)
+    with pytest.raises(ValueError, match="bias"):
+        first.beside(wide, normal(5))
+
+
+def test_results_go_where_they_are_wanted() -> None:
+    linear = Linear(normal(40, 64), threads=2)
+    x, out = normal(7, 64, seed=1), np.full((7, 40), np.nan, np.float32)
+    assert linear(x, out) is out
+    np.testing.assert_array_equal(out, linear(x))
+    with pytest.raises(ValueError, match="out"):
+        linear(x, np.empty((7, 41), np.float32))
+    with pytest.raises(ValueError, match="contiguous"):
+        linear(x, np.empty((40, 7), np.float32).T)
+    with pytest.raises(ValueError, match="contiguous"):
+        linear(np.asfortranarray(x))
+    with pytest.raises(ValueError, match="contiguous"):
+        Linear(np.asfortranarray(normal(40, 64)), threads=1)

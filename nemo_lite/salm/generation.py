@@ -126,7 +126,8 @@ class GenerationBatch:
         Without requests that write, the oldest is encoded and read at once.
 
         Returns:
-            The requests that are finished, by number.
+            The requests that are finished, by number. After any exception, such as one for lack of
+            memory, the batch is not to be used any more.
         """
         self._admit()
         with torch_threads(self._network.torch_threads):
@@ -171,6 +172,8 @@ class GenerationBatch:
                 return
             request.slot = self._slots.index(None)
             request.promised, idle = idle, False
+            if not self._network.perception.output_frames(len(request.samples)):
+                request.rows = self._prompt_rows(request, None)
             self._slots[request.slot] = request
 
     def _encode(self, paced: bool) -> None:
@@ -200,9 +203,6 @@ class GenerationBatch:
             if request.encoded:
                 continue
             frames = self._network.perception.output_frames(len(request.samples))
-            if not frames:
-                request.rows = self._prompt_rows(request, None)
-                return self._begin_encoding(alone=alone) if not alone else False
             widest = max(longest, frames)
             if group and (
                 widest * (len(group) + 1) > self._group_frames or 3 * frames < 2 * longest
@@ -272,6 +272,8 @@ class GenerationBatch:
             if not clean:
                 self._cache.clear(request.slot)
         request.slot = -1
+        if self._encoding and all(other.slot < 0 for other in self._encoding[1]):
+            self._encoding = None
 
 
 def _passes(network: SalmNetwork, cache: KvCache) -> Passes:

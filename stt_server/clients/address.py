@@ -4,17 +4,17 @@ import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
 from stt_server.clients.errors import BadAddress
-from stt_server.settings import DEFAULT_PORT
+from stt_server.settings import DEFAULT_PORT, ParakeetSettings
 
 _SCHEMES = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
 _PATH = "/ws/transcribe"
 
 
-def websocket_url(address: str) -> str:
-    """The native endpoint of `address`: `host`, `host:port`, or a ws, wss, http or https URL.
+def websocket_url(address: str, *, path: str = _PATH, query: str = "") -> str:
+    """An endpoint of `address`: `host`, `host:port`, or a ws, wss, http or https URL.
 
-    Without a path the URL gets `/ws/transcribe`. Without a port it gets 15751; wss and https keep
-    443, where a proxy in front of the server listens.
+    Without a path the URL gets `path`, without a query `query`. Without a port it gets 15751; wss
+    and https keep 443, where a proxy in front of the server listens.
 
     Raises:
         BadAddress: no such host or port can exist.
@@ -34,8 +34,26 @@ def websocket_url(address: str) -> str:
     if port is None:
         port = DEFAULT_PORT if scheme == "ws" else 443
     shown = f"[{host}]" if ":" in host else host
-    path = _PATH if url.path in {"", "/"} else url.path
-    return SplitResult(scheme, f"{shown}:{port}", path, url.query, "").geturl()
+    path = path if url.path in {"", "/"} else url.path
+    return SplitResult(scheme, f"{shown}:{port}", path, url.query or query, "").geturl()
+
+
+def tcp_address(address: str) -> tuple[str, int] | None:
+    """Host and port of `tcp://host:port`, by default the parakeet protocol's; None for a URL.
+
+    Raises:
+        BadAddress: no such host or port can exist.
+    """
+    url = _split(address)
+    if url.scheme != "tcp":
+        return None
+    try:
+        host, port = url.hostname, url.port
+    except ValueError as error:
+        raise BadAddress(f"bad server address {address!r}: {error}") from error
+    if not host or url.username is not None or url.path not in {"", "/"} or url.query:
+        raise BadAddress(f"bad server address {address!r}: use tcp://host:port")
+    return host, port or ParakeetSettings().port
 
 
 def is_loopback(url: str) -> bool:

@@ -5,6 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SAVE_SUFFIXES = (".txt", ".srt", ".vtt", ".json")
+_NATIVE_ONLY = (
+    "language",
+    "model",
+    "vocabulary",
+    "lookahead_ms",
+    "stall_ms",
+    "endpointing",
+    "detector",
+    "no_interim",
+    "segment_finals",
+)
 
 _EPILOG = """\
 exit codes:
@@ -67,7 +78,14 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--url",
         default="ws://127.0.0.1:15751",
-        help="host, host:port or ws, wss, http, https URL (default: %(default)s)",
+        help="host, host:port or ws, wss, http, https URL; for parakeet also tcp://host:port "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--protocol",
+        choices=("native", "parakeet", "fastconformer"),
+        default="native",
+        help="what to speak; the others know fewer options (default: %(default)s)",
     )
     group.add_argument(
         "--api-key", metavar="KEY", help="API key (default: the variable STT_API_KEY)"
@@ -136,6 +154,11 @@ def _fault(arguments: argparse.Namespace) -> str | None:
                 return f"--{flag.replace('_', '-')} needs a FILE"
     elif arguments.device is not None or arguments.list_devices:
         return "--device and --list-devices are for the microphone, not for a FILE"
+    if arguments.protocol != "native":
+        unknown = [*_NATIVE_ONLY, *(["silence_ms"] if arguments.protocol == "parakeet" else [])]
+        for flag in unknown:
+            if getattr(arguments, flag) not in (None, False, []):
+                return f"--{flag.replace('_', '-')}: the {arguments.protocol} protocol has no such"
     for path in arguments.save:
         if path.suffix.lower() not in SAVE_SUFFIXES:
             return f"--save {path}: the suffix must be one of {' '.join(SAVE_SUFFIXES)}"

@@ -189,6 +189,14 @@ class Client:
         """What iterating gives, as JSON text as it came. Read a client in one of the two ways."""
         return self._incoming.texts()
 
+    def parse(self, text: str) -> ServerMessage:
+        """One of `texts` as an object.
+
+        Raises:
+            UnreadableMessage: it is no message of the native protocol.
+        """
+        return parse_message(text)
+
     async def _send_piece(self, data: bytes) -> None:
         if self._finish_sent:
             raise ClientClosed("audio cannot follow finish")

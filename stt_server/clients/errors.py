@@ -37,6 +37,7 @@ class Refused(ClientError):
 
     def __init__(self, status: int, reason: str) -> None:
         meaning = {
+            1013: "the server has no place for this client",
             401: "the API key is missing or wrong",
             403: "this origin is not allowed",
             404: "no speech-to-text server at this path",

@@ -24,7 +24,9 @@ from stt_server.clients.lines import Display, JsonOutput, LogOutput, QuietOutput
 from stt_server.clients.microphone import Microphone
 from stt_server.clients.options import ClientOptions, ClientSettings
 from stt_server.clients.portaudio import load_sounddevice
-from stt_server.clients.streaming import Streaming
+from stt_server.clients.sibling_client import SiblingClient
+from stt_server.clients.siblings import FastConformerDialect, ParakeetDialect
+from stt_server.clients.streaming import Session, Streaming
 from stt_server.protocols.base import AudioFormat
 from stt_server.settings import EndpointingMode
 
@@ -108,14 +110,26 @@ def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def _client(arguments: argparse.Namespace, audio_format: AudioFormat) -> Client:
+def _client(arguments: argparse.Namespace, audio_format: AudioFormat) -> Session:
     key = arguments.api_key
     if key is None and (secret := ClientSettings().api_key) is not None:
         key = secret.get_secret_value()
-    options = replace(
-        _options(arguments), sample_rate=audio_format.sample_rate, channels=audio_format.channels
-    )
-    return Client(arguments.url, api_key=key or None, options=options)
+    key = key or None
+    match arguments.protocol:
+        case "parakeet":
+            dialect = ParakeetDialect()
+        case "fastconformer":
+            dialect = FastConformerDialect()
+        case _:
+            options = replace(
+                _options(arguments),
+                sample_rate=audio_format.sample_rate,
+                channels=audio_format.channels,
+            )
+            return Client(arguments.url, api_key=key, options=options)
+    silence_ms = arguments.silence_ms
+    query = "" if silence_ms is None else f"silence_ms={silence_ms}"
+    return SiblingClient(arguments.url, dialect, source=audio_format, query=query, api_key=key)
 
 
 def _options(arguments: argparse.Namespace) -> ClientOptions:

@@ -1,12 +1,12 @@
 """Audio from a file or a microphone through a client, with its text to a display and to files."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, cast
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeAlias, cast
 
-from stt_server.clients.client import Client
 from stt_server.clients.errors import (
     ClientError,
     ConnectionLost,
@@ -18,7 +18,7 @@ from stt_server.clients.file import AudioFile, RealTime
 from stt_server.clients.interrupt import on_interrupt
 from stt_server.clients.levels import level_db
 from stt_server.clients.lines import Display
-from stt_server.clients.messages import parse_message
+from stt_server.clients.messages import ServerMessage
 from stt_server.clients.microphone import Microphone
 from stt_server.clients.transcript import Transcript
 from stt_server.protocols.native_messages import ErrorResponse, WarningMessage
@@ -31,6 +31,23 @@ _LAST_TEXT_S = 10.0
 """How long the last text may take after Ctrl-C."""
 
 
+class Session(Protocol):
+    """What is needed of a client, whatever protocol it speaks."""
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+    async def send(self, audio: bytes) -> None: ...
+    async def finish(self) -> Any: ...
+    async def close(self) -> None: ...
+    def texts(self) -> AsyncIterator[str]: ...
+    def parse(self, text: str) -> ServerMessage: ...
+
+
 class Streaming:
     """One session of the command line; sends from one source and is then used up.
 
@@ -39,7 +56,7 @@ class Streaming:
         failed: whether the server reported an error or a file could not be written.
     """
 
-    def __init__(self, client: Client, display: Display, *, save: Sequence[Path]) -> None:
+    def __init__(self, client: Session, display: Display, *, save: Sequence[Path]) -> None:
         self.transcript = Transcript()
         self.failed = False
         self._client = client
@@ -135,7 +152,7 @@ class Streaming:
 
     async def _show(self) -> None:
         async for text in self._client.texts():
-            message = parse_message(text)
+            message = self._client.parse(text)
             self.transcript.add(message)
             self._display.message(message, text)
             match message:

@@ -29,7 +29,7 @@ class NemoEngine:
 
     def __init__(
         self,
-        load: Callable[[], LoadedModel],
+        load: Callable[[Callable[[], bool]], LoadedModel],
         *,
         name: str,
         summary: str,
@@ -38,7 +38,8 @@ class NemoEngine:
     ) -> None:
         """
         Args:
-            load: runs on the worker's thread, at the start and after each failure.
+            load: runs on the worker's thread, at the start and after each failure; what it is
+                given tells whether to give up.
             name: of the model.
             summary: one sentence for the operator.
             most_streams: bound on the capacity until it is measured.
@@ -47,16 +48,26 @@ class NemoEngine:
         self.info = EngineInfo(name=name, summary=summary, capacity=most_streams)
         self._load, self._tick_s = load, tick_s
         self._worker: NemoWorker | None = None
-        self._ready: asyncio.Future[LoadedModel] | None = None
         self._streams: dict[int, NemoStream] = {}
         self._ids = itertools.count()
         self._watch: asyncio.Task[None] | None = None
         self._running, self._failed = asyncio.Event(), asyncio.Event()
-        self._failure: Exception | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing can be recognised now; None when all is well."""
+        return None if self._worker is not None else f"{self.info.name} is being restarted"
 
     async def start(self) -> None:
+        """Load and warm up.
+
+        Raises:
+            EngineUnavailable: what is missing, in one sentence.
+        """
         try:
             await self._start_worker()
+        except EngineUnavailable:
+            raise
         except Exception as error:
             raise EngineUnavailable(f"{self.info.name} cannot be loaded: {error}") from error
         self._watch = asyncio.create_task(self._keep_running())
@@ -67,8 +78,8 @@ class NemoEngine:
         Raises:
             EngineUnavailable: the worker has failed or does not answer.
         """
-        if self._worker is None:
-            raise EngineUnavailable(f"{self.info.name} is being restarted")
+        if self.fault is not None:
+            raise EngineUnavailable(self.fault)
         stream = self._new_stream(StreamOptions())
         try:
             await stream.push(Audio(0, np.zeros(SAMPLE_RATE // 10, np.float32), speech=True))
@@ -154,7 +165,7 @@ class NemoEngine:
                 loop.call_soon_threadsafe(function, *arguments)
 
         def make_batch() -> LiveBatch:
-            model = self._load()
+            model = self._load(worker.is_stopping)
             on_loop(_settle, ready, model)
             return model.batch
 
@@ -165,7 +176,11 @@ class NemoEngine:
             on_failure=lambda error: on_loop(self._on_failure, worker, ready, error),
         )
         worker.start()
-        model = await ready
+        try:
+            model = await ready
+        except asyncio.CancelledError:
+            worker.stop()
+            raise
         self.info = EngineInfo(
             name=self.info.name,
             summary=self.info.summary,

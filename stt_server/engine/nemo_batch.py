@@ -4,13 +4,16 @@ with."""
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 import nemo_lite
+from stt_server.engine.base import EngineUnavailable
+from stt_server.engine.downloads import Downloads
 from stt_server.engine.nemo_worker import HeardWord, LoadedModel
+from stt_server.engine.torch_device import choose_device, choose_dtype
 from stt_server.events import SAMPLE_RATE, Samples
+from stt_server.settings import DecoderName, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -20,50 +23,65 @@ BUSY_SHARE = 0.8
 """Part of a chunk's time that a step may take: the rest is for bursts and for others."""
 
 
-@dataclass(frozen=True, slots=True)
-class NemoOptions:
-    """What of the settings concerns a streaming model."""
-
-    model: str
-    """What `nemo_lite.load` takes."""
-    device: str = "cpu"
-    dtype: str | None = None
-    decoder: str | None = None
-    lookahead_ms: int | None = None
-    max_streams: int | None = None
-    """None = as many as the machine keeps up with, at most 512."""
-    tick_ms: int = 20
-
-
 MOST_STREAMS = 512
 
 
-def load(options: NemoOptions) -> LoadedModel:
-    """Load a model, warm it up and measure how many streams it keeps up with.
+def load(settings: Settings, is_stopping: Callable[[], bool]) -> LoadedModel:
+    """Fetch and load a model, warm it up and measure how many streams it keeps up with.
 
     Raises:
-        nemo_lite.NemoLiteError: it cannot be had, read or run here.
+        EngineUnavailable: a package, the device or the checkpoint is missing.
+        nemo_lite.NemoLiteError: the checkpoint cannot be had, read or run here.
     """
-    model = nemo_lite.load(options.model, device=options.device, dtype=options.dtype)  # type: ignore[arg-type]
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    downloads = Downloads(settings.models, is_stopping)
+    path = downloads.checkpoint(settings.nemo.checkpoint or settings.model.value)
+    model = nemo_lite.load(path, device=device, dtype=dtype, threads=settings.nemo.threads)
+    if not model.lookaheads:
+        raise EngineUnavailable(f"{path.name} is no streaming model")
+    size, batch = make_batch(model, settings)
+    batch.warm_up()
+    logger.info(
+        "engine.ready",
+        extra={
+            "engine": settings.model.value,
+            "device": str(device),
+            "dtype": dtype,
+            "streams": size,
+            "lookahead_ms": batch.lookahead_ms,
+        },
+    )
+    return LoadedModel(batch, size, tuple(frames * FRAME_MS for frames in model.lookaheads))
+
+
+def make_batch(model: nemo_lite.Model, settings: Settings) -> "tuple[int, NemoBatch]":
+    """How many streams to take, and a batch for them and one more, which checks use."""
 
     def make(slots: int) -> NemoBatch:
-        return NemoBatch(model, options, slots=slots)
+        return NemoBatch(
+            model, slots=slots, lookahead_ms=settings.lookahead_ms, decoder=settings.decoder
+        )
 
-    if options.max_streams is not None:
-        size, batch = options.max_streams, make(options.max_streams + 1)
-    else:
-        size, batch = capacity(make, most=MOST_STREAMS)
-    batch.warm_up()
-    return LoadedModel(batch, size, tuple(frames * FRAME_MS for frames in model.lookaheads))
+    if settings.max_streams is not None:
+        return settings.max_streams, make(settings.max_streams + 1)
+    return capacity(make, most=MOST_STREAMS)
 
 
 class NemoBatch:
     """A `LiveBatch` of a nemo_lite model."""
 
-    def __init__(self, model: nemo_lite.Model, options: NemoOptions, *, slots: int) -> None:
+    def __init__(
+        self,
+        model: nemo_lite.Model,
+        *,
+        slots: int,
+        lookahead_ms: int | None = None,
+        decoder: DecoderName | None = None,
+    ) -> None:
         self._model = model
-        self._batch = model.streams(slots, decoder=options.decoder)  # type: ignore[arg-type]
-        self._default = default_lookahead(model.lookaheads, options.lookahead_ms)
+        self._batch = model.streams(slots, decoder=None if decoder is None else decoder.value)
+        self._default = default_lookahead(model.lookaheads, lookahead_ms)
 
     @property
     def slots(self) -> int:
@@ -72,6 +90,11 @@ class NemoBatch:
     @property
     def ready(self) -> bool:
         return self._batch.ready
+
+    @property
+    def lookahead_ms(self) -> int:
+        """Of streams that ask for none."""
+        return self._default * FRAME_MS
 
     def warm_up(self) -> None:
         """See `StreamBatch.warm_up`."""

@@ -180,6 +180,10 @@ class NemoWorker:
         self._stopping = True
         self._wake.set()
 
+    def is_stopping(self) -> bool:
+        """Whether the thread was asked to end."""
+        return self._stopping
+
     def join(self, timeout_s: float) -> None:
         """Wait for the thread to end."""
         self._thread.join(timeout_s)
@@ -189,7 +193,7 @@ class NemoWorker:
     def _run(self) -> None:
         try:
             batch = self._make_batch()
-            while not self._stopping:
+            while not self.is_stopping():
                 self._tick(batch)
         except Exception as error:
             self._on_failure(error)

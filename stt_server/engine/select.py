@@ -1,8 +1,10 @@
 """From settings to the engines that serve them."""
 
 import logging
+from collections.abc import Callable
 
-from stt_server.engine.base import SegmentEngine, StreamingEngine
+from stt_server.engine.base import EngineUnavailable, SegmentEngine, StreamingEngine
+from stt_server.engine.nemo_worker import LoadedModel
 from stt_server.settings import EngineName, FinalModelName, Settings
 
 logger = logging.getLogger(__name__)
@@ -17,6 +19,13 @@ def make_engine(settings: Settings) -> StreamingEngine | SegmentEngine:
             return ScriptedEngine()
         case EngineName.CANARY_QWEN:
             return _canary_qwen(settings)
+        case (
+            EngineName.PARAKEET_EOU
+            | EngineName.FASTCONFORMER_MULTI
+            | EngineName.NEMOTRON_EN
+            | EngineName.NEMOTRON_MULTI
+        ):
+            return _nemo(settings)
         case EngineName.POCKETSPHINX | EngineName.AUTO:
             from stt_server.engine.pocketsphinx import PocketsphinxEngine
 
@@ -41,3 +50,27 @@ def _canary_qwen(settings: Settings) -> SegmentEngine:
     from stt_server.engine.canary_qwen import CanaryQwenEngine
 
     return CanaryQwenEngine(settings)
+
+
+def _nemo(settings: Settings) -> StreamingEngine:
+    from nemo_lite.registry import find
+    from stt_server.engine.nemo import NemoEngine
+
+    def load(is_stopping: Callable[[], bool]) -> LoadedModel:
+        try:
+            from stt_server.engine import nemo_batch
+        except ImportError as error:
+            raise EngineUnavailable(
+                f"{settings.model} needs {error.name}: pip install 'stt-server[nemo]'"
+            ) from error
+        return nemo_batch.load(settings, is_stopping)
+
+    entry = find(settings.model)
+    summary = f"{entry.name} ({entry.description}): live"
+    return NemoEngine(
+        load,
+        name=entry.name,
+        summary=summary,
+        most_streams=settings.max_streams or 512,
+        tick_s=settings.nemo.tick_ms / 1_000,
+    )

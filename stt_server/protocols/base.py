@@ -1,10 +1,11 @@
 """What a wire protocol is to the rest of the server."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
+from stt_server.errors import BadMessage
 from stt_server.events import Configure, Flush, StreamEvent
 from stt_server.settings import SessionOptions
 
@@ -70,7 +71,14 @@ class Reply:
     message: Message
 
 
-ClientEvent: TypeAlias = Packet | Flush | Finish | Configure | Authenticate | Reply
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A part of the message that is refused; what stands before and after it counts."""
+
+    error: BadMessage
+
+
+ClientEvent: TypeAlias = Packet | Flush | Finish | Configure | Authenticate | Reply | Refused
 
 
 class Codec(Protocol):
@@ -81,8 +89,8 @@ class Codec(Protocol):
         """The session's options as they stand after the connection's URL was read."""
         ...
 
-    def decode(self, message: Message) -> Sequence[ClientEvent]:
-        """What the client wants with one message.
+    def decode(self, message: Message) -> Iterable[ClientEvent]:
+        """What the client wants with one message, to be iterated over once.
 
         Raises:
             BadMessage: the message is refused whole; the session sends `encode(StreamError)`.

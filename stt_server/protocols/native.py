@@ -1,6 +1,5 @@
 """The native protocol, `docs/protocols/native.md`: JSON or binary audio in, segments out."""
 
-import binascii
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -44,6 +43,7 @@ from stt_server.protocols.base import (
     Packet,
     Reply,
 )
+from stt_server.protocols.base64_audio import decode_base64
 from stt_server.protocols.native_config import (
     Abilities,
     ConfigMessage,
@@ -69,8 +69,6 @@ MAX_JSON_PER_AUDIO = 12
 """Text longer than so many times the most audio of a message is refused unread: reading megabytes
 of brackets takes the event loop for seconds."""
 MAX_PONG = 288
-
-_WHITESPACE = b" \t\r\n"
 
 
 class NativeCodec:
@@ -174,7 +172,7 @@ class NativeCodec:
             frame = AudioFrame.model_validate(fields)
         except ValidationError as error:
             raise InvalidMessage(readable(error)) from error
-        data = _decode_base64(frame.samples)
+        data = decode_base64(frame.samples, field="samples")
         self._check_size(data)
         if frame.channels not in (1, 2):
             raise UnsupportedChannels(f"{frame.channels} channels, 1 or 2 are supported")
@@ -218,14 +216,3 @@ def _pong(ping: Mapping[str, object]) -> str:
     if len(pong) > MAX_PONG:
         raise InvalidMessage("the id of a ping may have 256 characters")
     return pong
-
-
-def _decode_base64(text: str) -> bytes:
-    """Standard base64 with padding; only whitespace may stand between its characters."""
-    try:
-        raw = text.encode("ascii")
-        if any(space in raw for space in _WHITESPACE):
-            raw = raw.translate(None, _WHITESPACE)
-        return binascii.a2b_base64(raw, strict_mode=True)
-    except ValueError as error:
-        raise InvalidMessage("samples is not valid base64") from error

@@ -136,6 +136,8 @@ class Abilities:
     """What this server can be asked for."""
 
     models: frozenset[str]
+    final_model: str | None = None
+    """What makes the finals beside `models`."""
     detectors: frozenset[str] = frozenset({"silence"})
     lookaheads_ms: tuple[int, ...] = ()
 
@@ -162,8 +164,9 @@ class NativeConfig:
         )
         if audio_seen and audio_format != self.format:
             raise InvalidMessage("the audio format may change only before the first audio")
-        for name in (given.model, given.final_model):
-            if name is not None and name not in abilities.models:
+        finals = {abilities.final_model} if abilities.final_model else abilities.models
+        for name, loaded in ((given.model, abilities.models), (given.final_model, finals)):
+            if name is not None and name not in loaded:
                 raise InvalidConfig(f"model {name[:64]!r} is not loaded on this server")
         detector = given.endpointing.detector
         if detector is not None and detector not in abilities.detectors:
@@ -223,6 +226,7 @@ class NativeConfig:
                 "maxSegmentS": endpointing.max_segment_s,
             },
             "model": min(abilities.models),
+            "finalModel": abilities.final_model or min(abilities.models),
             "lookaheadMs": self.options.lookahead_ms,
             "resume": False,
             "segmentFinals": self.options.segment_finals,

@@ -49,6 +49,7 @@ class TranscriptionSegment(WireModel):
     start: float | None = None
     end: float | None = None
     words: list[WordMessage] | None = None
+    word_times: Literal["estimated"] | None = None
     confidence: float | None = None
     language: str | None = None
     speaker: str | None = None

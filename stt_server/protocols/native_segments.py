@@ -128,7 +128,7 @@ class SegmentWriter:
     ) -> TranscriptionSegment:
         features = config.features
         is_final = ends_turn or is_piece
-        with_ids = Feature.IDS in features
+        with_ids, with_words = Feature.IDS in features, Feature.WORDS in features
         segment = TranscriptionSegment(
             text=" ".join(word.text for word in words),
             is_final=is_final,
@@ -138,7 +138,8 @@ class SegmentWriter:
             sequence=self._sequence if with_ids else None,
             start=seconds(span[0]) if Feature.TIMES in features else None,
             end=seconds(span[1]) if Feature.TIMES in features else None,
-            words=_words(words, config) if Feature.WORDS in features else None,
+            words=_words(words, config) if with_words else None,
+            word_times="estimated" if words and with_words and event.estimated_times else None,
             confidence=_confidence(event, is_final) if Feature.CONFIDENCE in features else None,
             language=event.language if Feature.LANGUAGE in features else None,
         )

@@ -14,7 +14,8 @@ START_TIMEOUT_S = 60.0
 
 def main(argv: Sequence[str]) -> int:
     """Exit code 0 if the client got a final text."""
-    command = [sys.executable, "-m", "stt_server", "--port", "0", "--log-format", "json"]
+    ports = ("--port=0", "--parakeet-port=0", "--parakeet-status-port=0")
+    command = [sys.executable, "-m", "stt_server", *ports, "--log-format", "json"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             url = _wait_until_ready(server)

@@ -21,10 +21,12 @@ from stt_server.settings.endpointing import EndpointingMode, EndpointingSettings
 from stt_server.settings.listeners import FastConformerSettings, ParakeetSettings
 from stt_server.settings.models import (
     CanaryQwenSettings,
+    DecoderName,
     Dtype,
     EngineName,
     FinalModelName,
     ModelSettings,
+    NemoSettings,
     PocketsphinxSettings,
     check_device,
 )
@@ -41,6 +43,7 @@ __all__ = [
     "DEFAULT_PORT",
     "AuthSettings",
     "CanaryQwenSettings",
+    "DecoderName",
     "Dtype",
     "EndpointingMode",
     "EndpointingSettings",
@@ -52,6 +55,7 @@ __all__ = [
     "LogSettings",
     "MetricsAccess",
     "ModelSettings",
+    "NemoSettings",
     "ParakeetSettings",
     "PocketsphinxSettings",
     "SessionOptions",
@@ -108,6 +112,23 @@ class Settings(BaseSettings):
         default=Dtype.AUTO,
         description="What the model computes in.",
     )
+    lookahead_ms: int | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        description="Audio that words wait for; the nearest the model has. Default: 80.",
+    )
+    decoder: DecoderName | None = Field(
+        default=None,
+        description="For models with two; default: `rnnt`.",
+    )
+    max_streams: int | None = Field(
+        default=None,
+        ge=1,
+        le=4_096,
+        description="Live streams of the model at once; default: what it keeps up with, at most "
+        "512, measured at the start.",
+    )
     endpointing: EndpointingSettings = EndpointingSettings()
     limits: LimitSettings = LimitSettings()
     auth: AuthSettings = AuthSettings()
@@ -115,6 +136,7 @@ class Settings(BaseSettings):
     fastconformer: FastConformerSettings = FastConformerSettings()
     models: ModelSettings = ModelSettings()
     pocketsphinx: PocketsphinxSettings = PocketsphinxSettings()
+    nemo: NemoSettings = NemoSettings()
     canary_qwen: CanaryQwenSettings = CanaryQwenSettings()
     log: LogSettings = LogSettings()
 

@@ -14,8 +14,19 @@ class EngineName(StrEnum):
 
     AUTO = "auto"
     POCKETSPHINX = "pocketsphinx"
+    PARAKEET_EOU = "parakeet-eou"
+    FASTCONFORMER_MULTI = "fastconformer-multi"
+    NEMOTRON_EN = "nemotron-en"
+    NEMOTRON_MULTI = "nemotron-multi"
     CANARY_QWEN = "canary-qwen"
     SCRIPTED = "scripted"
+
+
+class DecoderName(StrEnum):
+    """Heads of models that have both."""
+
+    RNNT = "rnnt"
+    CTC = "ctc"
 
 
 class FinalModelName(StrEnum):
@@ -80,6 +91,28 @@ class PocketsphinxSettings(Section):
         ge=1,
         le=256,
         description="Worker processes at most; default: two per core.",
+    )
+
+
+class NemoSettings(Section):
+    """NVIDIA's streaming recognisers: how they run."""
+
+    checkpoint: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Hub id, `.nemo` file or folder; default: the one that `model` names.",
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_024,
+        description="Threads on the CPU; default: torch's own choice.",
+    )
+    tick_ms: int = Field(
+        default=20,
+        ge=1,
+        le=200,
+        description="Audio that comes within this time shares a step of the model.",
     )
 
 

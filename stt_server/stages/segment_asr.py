@@ -1,15 +1,19 @@
 """Audio of turns in, hypotheses out, by an engine that hears one piece at a time."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
 
 from stt_server.engine.base import SegmentEngine, StreamOptions
-from stt_server.errors import TranscriptionError
+from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import (
     SAMPLE_RATE,
     Audio,
     Configure,
     SegmentEnded,
+    SpeechPaused,
     SpeechStarted,
     StreamError,
     StreamEvent,
@@ -18,17 +22,43 @@ from stt_server.events import (
 )
 from stt_server.pipeline import Progress, Stage
 from stt_server.settings import SessionOptions
-from stt_server.turns.segments import TurnAudio
+from stt_server.turns.segments import OVERLAP_SAMPLES, TurnAudio
 from stt_server.turns.turn_text import TurnText
 
 logger = logging.getLogger(__name__)
 
+RECOGNITION_S = 90.0
+"""A piece, and also a turn's final with all its attempts, may take no longer: less than a session
+that finishes is given (`FINISH_STALL_S`)."""
+TOO_LONG = "the recogniser took too long"
+
+
+@dataclass(frozen=True, slots=True)
+class _Recognition:
+    """One piece under way."""
+
+    audio: Audio
+    task: asyncio.Task[Transcript]
+    is_piece: bool
+    """Its words make an interim; else it is only the final, ahead of time."""
+
+    @property
+    def span(self) -> tuple[int, int]:
+        return self.audio.start, self.audio.end
+
 
 class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
-    """Interims grow by overlapping segments; the final is one recognition of the whole turn.
+    """Interims grow by overlapping pieces; the final is one recognition of the whole turn.
 
-    Stitching costs accuracy, so it makes the final only of a turn that is longer than the
-    engine's window. A segment that fails is heard again with the next one.
+    At most one recognition is under way, and events pass it by: cuts that come meanwhile make one
+    piece together. After half of the silence that ends a turn the whole turn is recognised ahead of
+    its end, which is dropped if speech resumes; a piece that is the whole turn serves as both. So
+    the final has usually been found when the turn ends, and it does not depend on whether it was:
+    else the same span of audio is heard then.
+
+    Stitching costs accuracy: it makes the final only of a turn longer than the engine's window, or
+    when recognising the whole fails. A piece that fails is heard again with the next one; the
+    client is told only of audio that is lost.
     """
 
     def __init__(
@@ -38,36 +68,66 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
         progress: Progress,
         *,
         clock: Callable[[], float],
+        overlap_samples: int = OVERLAP_SAMPLES,
     ) -> None:
         self._engine = engine
         self._options = options
         self._progress = progress
         self._clock = clock
+        self._overlap_samples = overlap_samples
         self._text = TurnText()
-        self._turn = self._new_turn()
+        self._turn = self._new_turn(0)
+        self._stream_options = StreamOptions()
+        self._recognition: _Recognition | None = None
+        self._tried: tuple[int, int] | None = None
+        self._ready: tuple[tuple[int, int], Transcript] | None = None
 
     async def run(self, inputs: AsyncIterator[StreamEvent]) -> AsyncGenerator[StreamEvent, None]:
-        async for event in inputs:
-            if not isinstance(event, Audio):
-                # Also a turn's end: on its way before the final is ready.
-                yield event
-            for out in await self._react(event):
-                yield out
+        arriving: asyncio.Task[StreamEvent | None] | None = None
+        try:
+            while True:
+                if self._recognition is not None:
+                    # Reading on stops when more audio waits than should.
+                    if arriving is None and not self._turn.is_behind:
+                        arriving = asyncio.create_task(_next(inputs))
+                    await _first_of(self._recognition.task, arriving)
+                    if self._recognition.task.done():
+                        for out in self._take_result(self._recognition):
+                            yield out
+                        self._recognise_next()
+                        continue
+                event = await (arriving or _next(inputs))
+                arriving = None
+                if event is None:
+                    return
+                if not isinstance(event, Audio):
+                    # Also a turn's end: on its way before the final is ready.
+                    yield event
+                for out in await self._react(event):
+                    yield out
+        finally:
+            await _cancel(arriving, self._recognition and self._recognition.task)
 
     async def _react(self, event: StreamEvent) -> list[StreamEvent]:
         match event:
             case Audio():
                 if event.speech:
                     self._turn.append(event)
+                    self._recognise_next()
                 self._progress.done = event.end
                 self._progress.done_at = self._clock()
             case SpeechStarted(at=at, opens_turn=True):
-                self._text.open(at)
-                self._turn = self._new_turn()
+                self._open_turn(at)
             case SpeechStarted(at=at):
-                self._turn.speech_resumed(at)
+                self._turn.resume(at)
+                if self._recognition is not None and not self._recognition.is_piece:
+                    await self._drop_recognition()
+                self._recognise_next()
+            case SpeechPaused(at=at):
+                self._turn.pause(at)
             case SegmentEnded(at=at):
-                return await self._hear(at)
+                self._turn.cut(at)
+                self._recognise_next()
             case TurnEnded():
                 return await self._close_turn(event)
             case Configure(options=options):
@@ -76,43 +136,145 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
                 pass
         return []
 
-    async def _hear(self, at: int) -> list[StreamEvent]:
-        segment = self._turn.cut(at)
-        if segment is None:
-            return []
+    def _open_turn(self, at: int) -> None:
+        self._text.open(at)
+        self._turn = self._new_turn(at)
+        self._stream_options = StreamOptions.of(self._options)
+        self._tried = self._ready = None
+
+    # Recognitions beside the events
+
+    def _recognise_next(self) -> None:
+        """Start what is worth most now, unless something is under way."""
+        if self._recognition is not None:
+            return
+        turn, options = self._turn, self._options
+        if options.interim_results or options.segment_finals or turn.whole is None:
+            piece = turn.piece()
+            if piece is not None:
+                self._start(piece, is_piece=True)
+                return
+        half_silence = options.endpointing.silence_ms * SAMPLE_RATE // 2_000
+        is_ending = turn.silence_samples >= half_silence
+        if is_ending and turn.whole is not None and turn.whole != self._tried:
+            self._start(turn.slice(*turn.whole), is_piece=False)
+
+    def _start(self, audio: Audio, *, is_piece: bool) -> None:
+        task = asyncio.create_task(self._transcribe(audio))
+        self._recognition = _Recognition(audio, task, is_piece)
+        if self._recognition.span == self._turn.whole:
+            self._tried = self._turn.whole
+
+    def _take_result(self, recognition: _Recognition) -> list[StreamEvent]:
+        """What follows from a recognition that is done."""
+        self._recognition = None
         try:
-            transcript = await self._transcribe(segment)
-        except TranscriptionError as error:
-            return [_failed(error)]
-        hypothesis = self._text.hear(self._turn.heard(segment, transcript), at=segment.end)
+            transcript = recognition.task.result()
+        except (TranscriptionError, Overloaded) as error:
+            logger.warning("asr.piece_failed", extra={"error": str(error)})
+            if not recognition.is_piece:
+                return []
+            if self._turn.is_behind:
+                self._turn.give_up(recognition.audio)
+                return [StreamError(error.code, str(error))]
+            self._turn.postpone()
+            return []
+        if recognition.span == self._turn.whole:
+            self._ready = recognition.span, transcript
+        if not recognition.is_piece:
+            return []
+        heard = self._turn.heard(recognition.audio, transcript)
+        hypothesis = self._text.hear(heard, at=recognition.audio.end)
         return [hypothesis] if hypothesis is not None else []
 
+    async def _drop_recognition(self) -> None:
+        recognition, self._recognition = self._recognition, None
+        if recognition is not None:
+            await _cancel(recognition.task)
+
+    # The final
+
     async def _close_turn(self, ended: TurnEnded) -> list[StreamEvent]:
-        out: list[StreamEvent] = []
-        transcript: Transcript | None = None
-        whole = self._turn.whole()
-        if whole is not None:
+        lost: list[StreamError] = []
+        try:
+            async with asyncio.timeout(RECOGNITION_S):
+                transcript = await self._whole() or await self._stitched(lost)
+        except TimeoutError:
+            await self._drop_recognition()
+            lost.append(StreamError(TranscriptionError.code, TOO_LONG))
+            transcript = self._turn.so_far()
+        # Once is enough to say that words are missing.
+        return [*lost[:1], self._text.close(transcript, at=ended.at)]
+
+    async def _whole(self) -> Transcript | None:
+        """One recognition of the whole turn; None if it is too long for that, or that failed."""
+        whole = self._turn.whole
+        if whole is None:
+            return None
+        if self._ready is not None and self._ready[0] == whole:
+            return self._ready[1]
+        if self._recognition is None or self._recognition.span != whole:
+            # An interim is of no more use.
+            await self._drop_recognition()
+            self._start(self._turn.slice(*whole), is_piece=False)
+        assert self._recognition is not None
+        try:
+            transcript = await self._recognition.task
+        except TranscriptionError as error:
+            logger.warning("asr.final_failed", extra={"error": str(error)})
+            transcript = None
+        self._recognition = None
+        return transcript
+
+    async def _stitched(self, lost: list[StreamError]) -> Transcript:
+        """The words of all pieces; what went wrong with some is added to `lost`."""
+        if self._recognition is not None:
+            await asyncio.wait([self._recognition.task])
+            out = self._take_result(self._recognition)
+            lost += [event for event in out if isinstance(event, StreamError)]
+        self._turn.end()
+        while (piece := self._turn.piece()) is not None:
             try:
-                transcript = await self._transcribe(whole)
+                self._turn.heard(piece, await self._transcribe(piece))
             except TranscriptionError as error:
-                out.append(_failed(error))
-        else:
-            out += await self._hear(self._turn.end)
-        out.append(self._text.close(transcript or self._turn.so_far(), at=ended.at))
-        return out
+                logger.warning("asr.piece_lost", extra={"error": str(error)})
+                self._turn.give_up(piece)
+                lost.append(StreamError(error.code, str(error)))
+        return self._turn.so_far()
 
     async def _transcribe(self, audio: Audio) -> Transcript:
-        return await self._engine.transcribe(audio, StreamOptions.of(self._options))
+        try:
+            async with asyncio.timeout(RECOGNITION_S):
+                return await self._engine.transcribe(audio, self._stream_options)
+        except TimeoutError as error:
+            raise TranscriptionError(TOO_LONG) from error
 
-    def _new_turn(self) -> TurnAudio:
+    def _new_turn(self, start: int) -> TurnAudio:
+        leading_ms = self._options.endpointing.leading_silence_ms
         return TurnAudio(
-            leading_silence_samples=self._options.endpointing.leading_silence_ms
-            * SAMPLE_RATE
-            // 1_000,
-            whole_samples=self._engine.max_segment_samples,
+            start,
+            leading_silence_samples=leading_ms * SAMPLE_RATE // 1_000,
+            window_samples=self._engine.max_segment_samples,
+            overlap_samples=self._overlap_samples,
         )
 
 
-def _failed(error: TranscriptionError) -> StreamError:
-    logger.warning("asr.segment_failed", extra={"error": str(error)})
-    return StreamError(error.code, str(error))
+async def _next(inputs: AsyncIterator[StreamEvent]) -> StreamEvent | None:
+    return await anext(inputs, None)
+
+
+async def _first_of(*tasks: asyncio.Task[Any] | None) -> None:
+    waited = [task for task in tasks if task is not None]
+    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _cancel(*tasks: asyncio.Task[Any] | None) -> None:
+    """End tasks whose outcome nobody wants."""
+    ending = [task for task in tasks if task is not None]
+    for task in ending:
+        task.cancel()
+    if ending:
+        await asyncio.wait(ending)
+    for task in ending:
+        if not task.cancelled():
+            task.exception()

@@ -7,7 +7,7 @@ import pytest
 
 from stt_server import __version__, serve
 from stt_server.cli import main
-from stt_server.settings import Device, EngineName, Settings
+from stt_server.settings import EngineName, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_flags_of_every_kind_reach_the_settings(served: list[Settings]) -> None:
     assert (settings.port, settings.model, settings.device) == (
         8_080,
         EngineName.SCRIPTED,
-        Device.CPU,
+        "cpu",
     )
     assert (settings.endpointing.silence_ms, settings.endpointing.onset) == (700, 0.6)
     assert settings.limits.max_sessions == 5
@@ -141,7 +141,7 @@ def test_unreadable_environment_variable_is_a_usage_error(
     assert capsys.readouterr().err.startswith("stt-server: ")
 
 
-@pytest.mark.parametrize("arguments", [["--prot=1"], ["extra"], ["--device=tpu"], ["--port"]])
+@pytest.mark.parametrize("arguments", [["--prot=1"], ["extra"], ["--dtype=int4"], ["--port"]])
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

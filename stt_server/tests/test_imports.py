@@ -58,6 +58,18 @@ def test_the_server_never_imports_torch() -> None:
     assert not modules & {"torch", "silero_vad", "torchaudio"}
 
 
+def test_torch_is_imported_no_sooner_than_its_model_is_loaded() -> None:
+    modules = imported_by(
+        "from stt_server.app import create_app\n"
+        "from stt_server.settings import Settings\n"
+        "create_app(Settings(model='canary-qwen'))\n"
+        "create_app(Settings(model='scripted', final_model='canary-qwen'))"
+    )
+
+    assert "nemo_lite" in modules
+    assert not modules & {"torch", "transformers", "safetensors", "tokenizers"}
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_answers_of_the_server_command_import_nothing_heavy(arguments: list[str]) -> None:
     done = run_module("stt_server", *arguments)

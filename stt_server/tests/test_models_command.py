@@ -63,7 +63,7 @@ def test_list_has_a_line_for_every_model_and_says_which_is_here(
     assert set(REGISTRY) <= set(lines)
     assert lines["parakeet-eou"].split()[1:4] == ["yes", "0.5", "GB"]
     assert lines["nemotron-en"].split()[1] == "no"
-    assert lines["canary-qwen"].split()[1] == "–"
+    assert lines["sortformer"].split()[1] == "–"
     assert all(REGISTRY[name].licence in lines[name] for name in REGISTRY)
 
 
@@ -134,7 +134,7 @@ def test_one_failure_does_not_keep_the_others(
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("parakeet-eo", "did you mean parakeet-eou"), ("canary-qwen", "cannot be loaded")],
+    [("parakeet-eo", "did you mean parakeet-eou"), ("sortformer", "cannot be loaded")],
 )
 def test_name_that_cannot_be_had_is_told_before_anything_is_fetched(
     fake: FakeHub, flags: list[str], capsys: pytest.CaptureFixture[str], name: str, why: str

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from stt_server.settings import (
     DEFAULT_PORT,
-    Device,
+    Dtype,
     EndpointingMode,
     EngineName,
+    FinalModelName,
     load_settings,
     unknown_variables,
 )
@@ -47,7 +48,7 @@ def test_flags_win_over_environment_over_file(
 
     settings = load_settings({"port": "3"}, file=file)
 
-    assert (settings.port, settings.device, settings.host) == (3, Device.CUDA, "10.0.0.1")
+    assert (settings.port, settings.device, settings.host) == (3, "cuda", "10.0.0.1")
 
 
 def test_sources_are_joined_within_a_section(
@@ -65,7 +66,7 @@ def test_sources_are_joined_within_a_section(
 @pytest.mark.parametrize(
     ("variable", "value", "path", "expected"),
     [
-        ("STT_DEVICE", "cpu", "device", Device.CPU),
+        ("STT_DEVICE", "cpu", "device", "cpu"),
         ("STT_PORT", "8080", "port", 8_080),
         ("STT_HOST", "0.0.0.0", "host", "0.0.0.0"),
         ("STT_MODEL", "scripted", "model", EngineName.SCRIPTED),
@@ -74,6 +75,10 @@ def test_sources_are_joined_within_a_section(
         ("STT_LIMITS__MAX_SESSIONS", "5", "limits.max_sessions", 5),
         ("STT_LOG__TRANSCRIPTS", "true", "log.transcripts", True),
         ("stt_port", "8080", "port", 8_080),
+        ("STT_FINAL_MODEL", "canary-qwen", "final_model", FinalModelName.CANARY_QWEN),
+        ("STT_DTYPE", "int8", "dtype", Dtype.INT8),
+        ("STT_DEVICE", "cuda:1", "device", "cuda:1"),
+        ("STT_CANARY_QWEN__CHECKPOINT", "/models/c", "canary_qwen.checkpoint", "/models/c"),
     ],
 )
 def test_environment_variable_sets_a_field(
@@ -125,6 +130,12 @@ def test_unknown_flag_is_an_error() -> None:
         {"port": 65_536},
         {"port": -1},
         {"device": "tpu"},
+        {"device": "cuda:x"},
+        {"device": "cpu:0"},
+        {"dtype": "int4"},
+        {"final_model": "pocketsphinx"},
+        {"final_timeout_ms": -1},
+        {"model": "canary-qwen", "final_model": "canary-qwen"},
         {"endpointing": {"silence_ms": 99}},
         {"endpointing": {"onset": 0.3, "offset": 0.5}},
         {"limits": {"max_sessions": 0}},

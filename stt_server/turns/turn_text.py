@@ -17,16 +17,19 @@ class TurnText:
         self._last = Transcript()
         self._stable = 0
         self._sent = ""
+        self._estimated_times = False
 
     def open(self, start: int) -> None:
         """A turn begins at sample `start`."""
         self._turn += 1
         self._start = start
         self._kept, self._last, self._stable, self._sent = (), Transcript(), 0, ""
+        self._estimated_times = False
 
     def hear(self, transcript: Transcript, *, at: int) -> Hypothesis | None:
         """An interim if the text is new, given audio up to sample `at`."""
         self._last = transcript
+        self._estimated_times |= transcript.estimated_times
         self._stable = max(self._stable, len(self._kept) + transcript.stable)
         words = self._kept + transcript.words
         text = _spell(words)
@@ -42,6 +45,7 @@ class TurnText:
             start=self._span_start(words),
             end=max(at, self._start),
             language=transcript.language,
+            estimated_times=self._estimated_times,
         )
 
     def engine_failed(self) -> None:
@@ -64,6 +68,7 @@ class TurnText:
             if transcript.confidence is not None
             else _mean_confidence(words),
             language=transcript.language,
+            estimated_times=self._estimated_times or transcript.estimated_times,
         )
 
     def _span_start(self, words: tuple[Word, ...]) -> int:

@@ -221,7 +221,11 @@ class Subsampling:
 
 @final
 class Linear:
-    """One linear layer with 8-bit weights and an input quantised row by row."""
+    """One linear layer with 8-bit weights and an input quantised row by row.
+
+    Thread-safe: calls run one after another, also those of layers made `beside` each other, with
+    the GIL released. To the bit, a row's result does not depend on the rows around it.
+    """
 
     def __new__(
         cls,
@@ -236,9 +240,18 @@ class Linear:
         Raises:
             ValueError: the sizes do not fit, or this processor lacks the instruction set.
         """
-    def __call__(self, x: Floats) -> Floats:
-        """(M, inputs) → (M, outputs), contiguous.
+    def beside(self, weight: Floats, bias: Floats | None = None) -> Linear:
+        """Pack another layer that takes turns on the same threads, with the same buffers.
 
         Raises:
-            ValueError: `x` has the wrong number of columns.
+            ValueError: the sizes do not fit.
         """
+    def __call__(self, x: Floats, out: Floats | None = None) -> Floats:
+        """(M, inputs) → (M, outputs), both contiguous; `out` is overwritten and returned.
+
+        Raises:
+            ValueError: `x` or `out` has the wrong shape or is not contiguous.
+        """
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of packed weights."""

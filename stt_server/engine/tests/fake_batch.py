@@ -1,12 +1,14 @@
 """A batch without a model: hears the word `sN` in second N of each stream."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stt_server.engine.nemo_worker import HeardWord, LoadedModel
 from stt_server.events import SAMPLE_RATE, Samples
 
 CHUNK = 2_560
+CAPACITY = 4
 
 
 @dataclass
@@ -22,12 +24,12 @@ class Script:
     loads: int = 0
     batch: "FakeBatch | None" = None
 
-    def load(self, capacity: int = 4) -> LoadedModel:
+    def load(self, _is_stopping: Callable[[], bool]) -> LoadedModel:
         self.loads += 1
         if self.loads - 1 in self.failing_loads:
             raise RuntimeError("no model today")
-        self.batch = FakeBatch(self, capacity + 1)
-        return LoadedModel(self.batch, capacity, (80, 0))
+        self.batch = FakeBatch(self, CAPACITY + 1)
+        return LoadedModel(self.batch, CAPACITY, (80, 0))
 
 
 @dataclass

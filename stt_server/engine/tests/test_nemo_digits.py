@@ -10,8 +10,10 @@ import soundfile
 
 from stt_server.engine.base import StreamOptions
 from stt_server.engine.nemo import NemoEngine
-from stt_server.engine.nemo_batch import FRAME_MS, NemoOptions, capacity, load, nearest_lookahead
+from stt_server.engine.nemo_batch import FRAME_MS, capacity, nearest_lookahead
+from stt_server.engine.select import make_engine
 from stt_server.events import SAMPLE_RATE, Audio, Word
+from stt_server.settings import Dtype, EngineName, NemoSettings, Settings
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 MODEL = SHARED / "models/digits-streaming.nemo"
@@ -39,8 +41,15 @@ async def test_streams_of_all_lookaheads_in_one_batch_give_nemos_words(dtype: st
     if dtype == "int8":
         pytest.importorskip("nemo_lite_cpu", reason="int8 needs nemo-lite-cpu")
     expected = json.loads((MODEL.parent / "digits-expected.json").read_text())["files"]
-    options = NemoOptions(str(MODEL), dtype=dtype, max_streams=8)
-    engine = NemoEngine(partial(load, options), name="digits", summary="", most_streams=8)
+    settings = Settings(
+        model=EngineName.PARAKEET_EOU,
+        nemo=NemoSettings(checkpoint=str(MODEL)),
+        device="cpu",
+        dtype=Dtype(dtype),
+        max_streams=8,
+    )
+    engine = make_engine(settings)
+    assert isinstance(engine, NemoEngine)
     await engine.start()
     try:
         cases = [

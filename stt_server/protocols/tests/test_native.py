@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -511,6 +512,20 @@ def test_words_come_with_their_times_and_confidence() -> None:
         {"word": "send", "start": 0.5, "end": 0.772},
     ]
     assert set(message) == THREE_KEYS | {"words"}
+
+
+@pytest.mark.parametrize("hypothesis", ["interim", "final"])
+def test_word_times_that_are_guesses_are_marked(hypothesis: str) -> None:
+    heard = {"interim": interim, "final": final}[hypothesis](words("yes"))
+    guessed = replace(heard, estimated_times=True)
+
+    (known,) = encoded(new_codec(features="words"), heard)
+    (marked,) = encoded(new_codec(features="words"), guessed)
+    (without,) = encoded(new_codec(features="ids,times,confidence"), guessed)
+
+    assert marked == known | {"wordTimes": "estimated"}
+    assert "wordTimes" not in known
+    assert "wordTimes" not in without
 
 
 def test_words_of_an_empty_final_are_an_empty_list() -> None:

@@ -63,6 +63,7 @@ DEFAULTS: dict[str, Any] = {
         "maxSegmentS": 20.0,
     },
     "model": "scripted",
+    "finalModel": "scripted",
     "lookaheadMs": None,
     "resume": False,
     "segmentFinals": False,
@@ -267,3 +268,25 @@ def test_any_query_is_taken_or_refused(query: dict[str, str]) -> None:
     except InvalidConfig:
         return
     assert configured(codec)["model"] == "scripted"
+
+
+def two_pass_codec(query: dict[str, str]) -> NativeCodec:
+    return NativeCodec(
+        session_id="s",
+        defaults=SessionOptions(),
+        abilities=Abilities(frozenset({"scripted"}), final_model="canary-qwen"),
+        max_audio_bytes=2**20,
+        query=query,
+    )
+
+
+def test_second_recogniser_is_shown_and_may_be_named() -> None:
+    ready = configured(two_pass_codec({}), model="scripted", finalModel="canary-qwen")
+
+    assert (ready["model"], ready["finalModel"]) == ("scripted", "canary-qwen")
+
+
+@pytest.mark.parametrize("wrong", [{"model": "canary-qwen"}, {"finalModel": "scripted"}])
+def test_recognisers_cannot_change_their_parts(wrong: dict[str, str]) -> None:
+    with pytest.raises(InvalidConfig, match="not loaded"):
+        configured(two_pass_codec({}), **wrong)

@@ -254,3 +254,17 @@ def test_words_joined_with_spaces_spell_the_text(steps: list[Transcript | None])
 
     for hypothesis in [*interims, final]:
         assert " ".join(word.text for word in hypothesis.words) == hypothesis.text
+
+
+def test_times_that_are_guesses_stay_marked_until_the_turn_ends() -> None:
+    text = TurnText()
+    text.open(0)
+    interim = text.hear(Transcript((Word("yes", 0, 10),), estimated_times=True), at=10)
+    final = text.close(Transcript((Word("yes", 0, 10),)), at=10)
+    text.open(20)
+    next_final = text.close(Transcript((Word("no", 20, 30),)), at=30)
+
+    assert interim is not None
+    assert interim.estimated_times
+    assert final.estimated_times
+    assert not next_final.estimated_times
