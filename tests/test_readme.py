@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_lite.tests.goldens import SHARED, needs_models
+from nemo_lite.tests.goldens import SHARED, needs_goldens, needs_models
 from tests.server import ROOT, ServerProcess
 
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -24,9 +24,10 @@ def test_the_python_client_of_the_readme_prints_the_text(server: ServerProcess) 
 
 
 @needs_models
+@needs_goldens
 def test_the_library_blocks_of_the_documents_work_with_a_real_model() -> None:
     (short,) = (block for block in python_blocks("README.md") if "nemo_lite" in block)
-    whole, live = python_blocks("docs/nemo_lite.md")
+    whole, live, canary = python_blocks("docs/nemo_lite.md")
     spoken = str(SHARED / "audio" / "digits" / "p01_turn_george.flac")
     program = f"import soundfile\nsamples, _ = soundfile.read({spoken!r}, dtype='float32')\n"
     program += short + whole + live
@@ -37,6 +38,18 @@ def test_the_library_blocks_of_the_documents_work_with_a_real_model() -> None:
     lines = run(program)
 
     assert lines.count("six three three") == 4
+    salm = SHARED / "goldens" / "salm"
+    program = f"import soundfile\nsamples, _ = soundfile.read({str(salm)!r} + '/canary_qwen_2.wav',"
+    program += " dtype='float32')\nimport nemo_lite\n" + canary
+    program = program.replace('"canary-qwen", device="cuda", dtype="bfloat16"', "FOLDER")
+    program = program.replace("FOLDER", repr(str(salm / "canary_qwen_model")))
+    program = program.replace("one.wav", str(salm / "canary_qwen_0.wav"))
+    program = program.replace("two.flac", str(salm / "canary_qwen_1.wav"))
+    assert run(program) == [
+        "The captain opened a wooden door.",
+        "My neighbour waited for the morning train last winter?",
+        "1 Nobody.",
+    ]
 
 
 def run(program: str) -> list[str]:

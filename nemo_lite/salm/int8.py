@@ -56,7 +56,8 @@ def quantise(network: SalmNetwork, *, threads: int) -> None:
     except ImportError as error:
         raise UnsupportedError("int8 needs the package nemo-lite-cpu (conformer-rs/)") from error
     first: Linear | None = None
-    for parent in list(network.modules()):
+    # Only parents: the list would keep alive what is replaced.
+    for parent in [module for module in network.modules() if any(module.children())]:
         for name, module in list(parent.named_children()):
             if not (isinstance(module, nn.Linear) or _is_pointwise(module)):
                 continue

@@ -138,10 +138,20 @@ def _available_in_groups() -> list[int]:
         prefix = "memory." if folder.name == "memory" else ""
         try:
             limit = int((folder / f"{prefix}{most}").read_text(encoding="ascii"))
-            found.append(max(0, limit - int((folder / f"{prefix}{used}").read_text("ascii"))))
+            taken = int((folder / f"{prefix}{used}").read_text(encoding="ascii"))
+            found.append(max(0, limit - taken + _reclaimable(folder / "memory.stat")))
         except (OSError, ValueError):  # no such group, or no limit
             continue
     return found
+
+
+def _reclaimable(path: Path) -> int:
+    """Cached files that a group is charged for, such as a checkpoint just downloaded."""
+    try:
+        fields = dict(line.split() for line in path.read_text(encoding="ascii").splitlines())
+        return int(fields["inactive_file"])
+    except (OSError, KeyError, ValueError):
+        return 0
 
 
 def _computed_in(dtype: torch.dtype | DtypeName | None) -> torch.dtype:

@@ -159,6 +159,9 @@ def _fault(arguments: argparse.Namespace) -> str | None:
         for flag in unknown:
             if getattr(arguments, flag) not in (None, False, []):
                 return f"--{flag.replace('_', '-')}: the {arguments.protocol} protocol has no such"
+        for path in arguments.save:
+            if path.suffix.lower() in (".srt", ".vtt"):
+                return f"--save {path}: the {arguments.protocol} protocol has no times"
     for path in arguments.save:
         if path.suffix.lower() not in SAVE_SUFFIXES:
             return f"--save {path}: the suffix must be one of {' '.join(SAVE_SUFFIXES)}"

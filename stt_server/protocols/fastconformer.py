@@ -38,10 +38,10 @@ from stt_server.protocols.cumulative import CumulativeText
 from stt_server.settings import EndpointingSettings, SessionOptions
 
 SILENCE_MS = 800
+MAX_OPENING = 65_536
+"""Characters of the first message; to read megabytes of brackets takes the event loop for seconds."""
 MAX_SID = 1_024
 """Characters: the label comes back in every message."""
-MAX_TEXT = 65_536
-"""Characters of a control message; reading more takes time for nothing."""
 INTERIMS_PER_SECOND = 40
 """Of the 50 messages a second that clients are promised at most; the others are for finals."""
 
@@ -79,7 +79,7 @@ def parse_opening(message: Message) -> Opening:
     Raises:
         BadOpening: it is something else.
     """
-    match _json_object(message):
+    match _json_object(message) if len(message) <= MAX_OPENING else None:
         case {"op": "init", "sid": str() as sid, **rest} if len(sid) <= MAX_SID:
             rate = rest.get("sr", SAMPLE_RATE)
             if type(rate) is int and MIN_RATE <= rate <= MAX_RATE:
@@ -135,15 +135,12 @@ class FastConformerCodec:
         return self._options
 
     def decode(self, message: Message) -> Sequence[ClientEvent]:
+        if len(message) > self._max_audio_bytes:
+            raise FrameTooLarge(
+                f"{len(message)} bytes in one message, {self._max_audio_bytes} are allowed"
+            )
         if isinstance(message, bytes):
-            if len(message) > self._max_audio_bytes:
-                raise FrameTooLarge(
-                    f"{len(message)} bytes of audio in one message, "
-                    f"{self._max_audio_bytes} are allowed"
-                )
             return [Packet(message, self._format)]
-        if len(message) > MAX_TEXT:
-            raise FrameTooLarge(f"a message of {len(message)} characters")
         match _json_object(message):
             case None:
                 raise InvalidJson("message is not valid JSON")
@@ -203,7 +200,7 @@ def encode_error(sid: str, error: StreamError) -> Message:
 
 def _json_object(message: Message) -> dict[str, object] | None:
     """The object that a text message is; an empty one for other JSON, None if it is none."""
-    if isinstance(message, bytes) or len(message) > MAX_TEXT:
+    if isinstance(message, bytes):
         return None
     try:
         value: object = from_json(message, allow_inf_nan=False)

@@ -81,6 +81,8 @@ def test_a_containers_limit_counts(
     (folder / names[0]).write_text(f"{limit}\n")
     (folder / names[1]).write_text("2000\n")
     assert available_bytes() == limit - 2_000
+    (folder / "memory.stat").write_text("anon 100\ninactive_file 1500\n")
+    assert available_bytes() == limit - 500  # cached files give way
     (folder / names[0]).write_text("max\n")
     assert available_bytes() == pytest.approx(free, rel=0.5)
 

@@ -234,6 +234,7 @@ async def test_a_full_server_is_exit_code_3(
         ["--protocol", "fastconformer", "--language", "de"],
         ["--protocol", "fastconformer", "--no-interim"],
         ["--protocol", "parakeet", "--vocabulary", "x"],
+        ["--protocol", "parakeet", "--save", "out.srt"],
         ["--protocol", "esperanto"],
     ],
 )

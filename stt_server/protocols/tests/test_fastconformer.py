@@ -13,6 +13,7 @@ from stt_server.events import Finished, Hypothesis, StreamError, TurnEnded, Turn
 from stt_server.protocols.base import AudioFormat, Finish, Packet
 from stt_server.protocols.fastconformer import (
     INTERIMS_PER_SECOND,
+    MAX_OPENING,
     MAX_SID,
     FastConformerCodec,
     Opening,
@@ -96,6 +97,7 @@ def test_openings(message: str, opening: Opening) -> None:
         '{"op":"close","sid":"a"}',
         '{"sid":"a","sr":16000}',
         json.dumps({"op": "init", "sid": "x" * (MAX_SID + 1)}),
+        json.dumps({"op": "init", "sid": "x", "more": "x" * MAX_OPENING}),
     ],
 )
 def test_everything_else_is_a_bad_init(message: str | bytes) -> None:
