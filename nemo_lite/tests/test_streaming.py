@@ -386,7 +386,8 @@ def test_what_is_forgotten_leaves_the_transcript_and_nothing_else() -> None:
     batch.finish(slot)
     drain(batch)
     rest = batch.transcript(slot)
-    assert first.token_ids and rest.token_ids
+    assert first.token_ids
+    assert rest.token_ids
     assert list(first.token_ids + rest.token_ids) == expected
     assert rest.token_times[0] >= first.token_times[-1]
 

@@ -39,7 +39,7 @@ from stt_server.settings import EndpointingSettings, SessionOptions
 
 SILENCE_MS = 800
 MAX_OPENING = 65_536
-"""Characters of the first message; to read megabytes of brackets takes the event loop for seconds."""
+"""Characters of the first message; megabytes of brackets would take the event loop for seconds."""
 MAX_SID = 1_024
 """Characters: the label comes back in every message."""
 INTERIMS_PER_SECOND = 40

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,9 +16,13 @@ from websockets.exceptions import ConnectionClosed
 
 from stt_server.clients.address import tcp_address
 from stt_server.clients.errors import BadAddress, ConnectionLost, Refused, UnreadableMessage
+from stt_server.clients.microphone import Microphone
 from stt_server.clients.sibling_client import SiblingClient
 from stt_server.clients.siblings import Dialect, FastConformerDialect, ParakeetDialect
+from stt_server.clients.streaming import Streaming
+from stt_server.clients.tests.fake_sounddevice import FakeSoundDevice
 from stt_server.clients.tests.test_cli import run
+from stt_server.clients.tests.test_streaming import HEADSET, Recorder
 from stt_server.protocols.base import AudioFormat
 from stt_server.protocols.native_messages import ErrorResponse, TranscriptionSegment
 
@@ -117,7 +122,7 @@ def test_bad_tcp_addresses(address: str) -> None:
 class Server:
     """Answers the first audio and the ending with what a test says; keeps what it gets."""
 
-    def __init__(self, *, on_open: list[Any], on_end: list[Any], code: int = 1000) -> None:
+    def __init__(self, *, on_open: list[Any], on_end: list[Any], code: int | None = 1000) -> None:
         self.on_open, self.on_end, self.code = on_open, on_end, code
         self.got: list[str | bytes] = []
 
@@ -130,7 +135,8 @@ class Server:
                 self.got.append(message)
                 if isinstance(message, str) and '"close"' in message:
                     await self._say(connection, self.on_end)
-                    await connection.close(self.code)
+                    if self.code is not None:
+                        await connection.close(self.code)
         except ConnectionClosed:
             pass
 
@@ -246,3 +252,34 @@ async def test_options_that_a_protocol_has_not_are_mistakes(flags: list[str]) ->
 
 async def test_fastconformer_does_not_go_over_raw_tcp(speech: Path) -> None:
     assert await run(speech, "--protocol", "fastconformer", "--url", "tcp://127.0.0.1:1") == 2
+
+
+async def record(url: str, dialect: Dialect, display: Recorder) -> None:
+    """200 ms of the microphone, then Ctrl-C."""
+    sound = FakeSoundDevice()
+    microphone = Microphone(sound, HEADSET)
+    client = SiblingClient(url, dialect, source=microphone.format)
+    running = asyncio.ensure_future(Streaming(client, display, save=[]).send_microphone(microphone))
+    await sound.started.wait()
+    sound.stream.record(b"\0\x40" * 1_600, b"\0\0" * 1_600)
+    signal.raise_signal(signal.SIGINT)
+    await running
+
+
+async def test_the_microphone_speaks_it_too() -> None:
+    display = Recorder()
+    server = Server(on_open=[], on_end=[interim("one two", final=True)])
+    async with running(server) as url:
+        await record(url, FastConformerDialect(), display)
+    audio = b"".join(message for message in server.got if isinstance(message, bytes))
+    assert audio == b"\0\x40" * 1_600 + b"\0\0" * 1_600
+    assert display.shown == "✓ one two\n"
+
+
+async def test_a_server_that_never_ends_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stt_server.clients.streaming._LAST_TEXT_S", 0.05)
+    display = Recorder()
+    server = Server(on_open=[HELLO], on_end=[], code=None)
+    async with running(server) as url:
+        await record(url, ParakeetDialect(), display)
+    assert display.noted.endswith("! the last text did not come in time\n")
