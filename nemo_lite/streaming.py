@@ -200,16 +200,30 @@ class StreamBatch:
         self._table.require(slot, State.OPEN)
         return self._table.padding(slot)
 
-    def forget(self, slot: int) -> None:
+    def forget(self, slot: int, *, keep_words: int = 0) -> None:
         """Drop the words found so far from `transcript`; the decoder goes on as if they were there.
 
         A stream without end would otherwise keep its words for ever.
+
+        Args:
+            slot: of the stream.
+            keep_words: about so many of the last words stay.
 
         Raises:
             StreamStateError: the slot is free.
         """
         self._table.require(slot, State.OPEN, State.FINISHING, State.ENDED)
-        self._texts[slot].run = TokenRun()
+        text = self._texts[slot]
+        if not keep_words:
+            text.run = TokenRun()
+            return
+        begins = [
+            index
+            for index, token in enumerate(text.run.tokens)
+            if self._tokenizer.pieces[token].startswith("▁")
+        ]
+        if len(begins) > keep_words:
+            text.run = text.run.since(begins[-keep_words])
 
     def snapshot(self, slot: int) -> StreamSnapshot:
         """Copy a stream, to come back to this moment or to go on with it in another slot.

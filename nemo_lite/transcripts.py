@@ -23,6 +23,10 @@ class TokenRun:
         self.frames += new.frames
         self.confidences += new.confidences
 
+    def since(self, index: int) -> Self:
+        """A copy without what lies before `index`."""
+        return type(self)(self.tokens[index:], self.frames[index:], self.confidences[index:])
+
     def copy(self) -> Self:
         """An independent copy."""
         return type(self)(self.tokens.copy(), self.frames.copy(), self.confidences.copy())

@@ -392,6 +392,21 @@ def test_what_is_forgotten_leaves_the_transcript_and_nothing_else() -> None:
     assert rest.token_times[0] >= first.token_times[-1]
 
 
+def test_the_last_words_can_be_kept() -> None:
+    batch = tiny_model().streams(1)
+    slot = batch.open(lookahead=1)
+    batch.push(slot, noise(6, seed=3))
+    drain(batch)
+    words = batch.transcript(slot).words
+    assert len(words) > 4
+    batch.forget(slot, keep_words=3)
+    kept = batch.transcript(slot).words
+    assert 3 <= len(kept) < len(words)
+    assert kept == words[-len(kept) :]
+    batch.forget(slot, keep_words=100)
+    assert batch.transcript(slot).words == kept
+
+
 def test_a_foreign_snapshot_is_refused_and_the_stream_goes_on() -> None:
     model = tiny_model()
     other = Model(random_network(seed=3), model.tokenizer).streams(1)

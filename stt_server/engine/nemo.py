@@ -9,8 +9,9 @@ from contextlib import suppress
 import numpy as np
 
 from stt_server.engine.base import EngineInfo, EngineUnavailable, StreamOptions
+from stt_server.engine.nemo_messages import Command, Lost, Result
 from stt_server.engine.nemo_stream import NemoStream
-from stt_server.engine.nemo_worker import Command, Heard, LiveBatch, LoadedModel, NemoWorker
+from stt_server.engine.nemo_worker import LiveBatch, LoadedModel, ModelSource, NemoWorker
 from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import SAMPLE_RATE, Audio
 
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 STUCK_S = 15.0
 """A worker that computes for so long without a pause is given up."""
+MAX_STUCK = 3
+"""A thread that hangs keeps its model's memory: beside so many no other one is started."""
 RESTART_WAIT_S = 10.0
 """How long audio of open sessions waits for a worker that is being restarted."""
 RESTART_S = (0.5, 2.0, 10.0, 30.0)
@@ -29,7 +32,7 @@ class NemoEngine:
 
     def __init__(
         self,
-        load: Callable[[Callable[[], bool]], LoadedModel],
+        source: ModelSource,
         *,
         name: str,
         summary: str,
@@ -38,17 +41,18 @@ class NemoEngine:
     ) -> None:
         """
         Args:
-            load: runs on the worker's thread, at the start and after each failure; what it is
-                given tells whether to give up.
+            source: of the model; asked at the start and after each failure.
             name: of the model.
             summary: one sentence for the operator.
             most_streams: bound on the capacity until it is measured.
             tick_s: how long audio waits for that of other streams.
         """
         self.info = EngineInfo(name=name, summary=summary, capacity=most_streams)
-        self._load, self._tick_s = load, tick_s
+        self._source, self._tick_s = source, tick_s
         self._worker: NemoWorker | None = None
+        self._stuck: list[NemoWorker] = []
         self._streams: dict[int, NemoStream] = {}
+        self._checking = 0
         self._ids = itertools.count()
         self._watch: asyncio.Task[None] | None = None
         self._running, self._failed = asyncio.Event(), asyncio.Event()
@@ -56,7 +60,11 @@ class NemoEngine:
     @property
     def fault(self) -> str | None:
         """Why nothing can be recognised now; None when all is well."""
-        return None if self._worker is not None else f"{self.info.name} is being restarted"
+        if self._worker is not None:
+            return None
+        if len(self._stuck) >= MAX_STUCK:
+            return f"{self.info.name} hangs: restart the server"
+        return f"{self.info.name} is being restarted"
 
     async def start(self) -> None:
         """Load and warm up.
@@ -81,22 +89,24 @@ class NemoEngine:
         if self.fault is not None:
             raise EngineUnavailable(self.fault)
         stream = self._new_stream(StreamOptions())
+        self._checking += 1
         try:
             await stream.push(Audio(0, np.zeros(SAMPLE_RATE // 10, np.float32), speech=True))
             await stream.end_turn()
         except TranscriptionError as error:
             raise EngineUnavailable(f"{self.info.name} does not answer") from error
         finally:
+            self._checking -= 1
             await stream.close()
 
     async def stop(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
         worker, self._worker = self._worker, None
+        self._fail_streams(Overloaded("the server is shutting down"))
         if worker is not None:
             worker.stop()
             await asyncio.to_thread(worker.join, STUCK_S)
-        self._fail_streams(Overloaded("the server is shutting down"))
 
     async def open(self, options: StreamOptions) -> NemoStream:
         """Take a place.
@@ -106,7 +116,7 @@ class NemoEngine:
         """
         if self._worker is None:
             raise Overloaded(f"{self.info.name} is being restarted, try again later")
-        if len(self._streams) >= self.info.capacity:
+        if len(self._streams) - self._checking >= self.info.capacity:
             raise Overloaded("all places are taken, try again later")
         return self._new_stream(options)
 
@@ -165,7 +175,7 @@ class NemoEngine:
                 loop.call_soon_threadsafe(function, *arguments)
 
         def make_batch() -> LiveBatch:
-            model = self._load(worker.is_stopping)
+            model = self._source.open(worker.is_stopping)
             on_loop(_settle, ready, model)
             return model.batch
 
@@ -192,10 +202,11 @@ class NemoEngine:
         self._running.set()
 
     def _on_failure(
-        self, worker: NemoWorker, ready: asyncio.Future[LoadedModel], error: Exception
+        self, worker: NemoWorker, ready: asyncio.Future[LoadedModel], error: BaseException
     ) -> None:
         if not ready.done():
-            ready.set_exception(error)
+            is_plain = isinstance(error, Exception)
+            ready.set_exception(error if is_plain else RuntimeError(repr(error)))
         elif worker is self._worker:
             logger.error("engine.failed", extra={"model": self.info.name}, exc_info=error)
             self._give_up_worker()
@@ -209,15 +220,22 @@ class NemoEngine:
         self._failed.set()
 
     async def _keep_running(self) -> None:
-        """Start the worker again whenever it failed or is stuck."""
+        """Start the worker again whenever it failed or is stuck.
+
+        The model stays unless it does not even start again, or its thread still has it.
+        """
         while True:
             await self._worker_lost()
             for attempt in itertools.count():
                 await asyncio.sleep(RESTART_S[min(attempt, len(RESTART_S) - 1)])
+                self._stuck = [worker for worker in self._stuck if worker.is_alive]
+                if len(self._stuck) >= MAX_STUCK:
+                    continue
                 try:
                     await self._start_worker()
                 except Exception:
                     logger.exception("engine.restart_failed", extra={"model": self.info.name})
+                    self._source.discard()
                 else:
                     logger.info("engine.restarted", extra={"model": self.info.name})
                     break
@@ -232,12 +250,18 @@ class NemoEngine:
                 if worker is not None and worker.busy_s > STUCK_S:
                     logger.error("engine.stuck", extra={"model": self.info.name})
                     worker.stop()
+                    self._stuck.append(worker)
+                    self._source.discard()
                     self._give_up_worker()
 
-    def _deliver(self, results: list[Heard]) -> None:
+    def _deliver(self, results: list[Result]) -> None:
         for heard in results:
             stream = self._streams.get(heard.stream)
-            if stream is not None:
+            if stream is None:
+                continue
+            if isinstance(heard, Lost):
+                stream.fail(TranscriptionError(f"{self.info.name}: {heard.why}"))
+            else:
                 stream.deliver(heard)
 
     def _fail_streams(self, error: TranscriptionError | Overloaded) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from stt_server.engine.base import StreamOptions
-from stt_server.engine.nemo_worker import Close, Command, EndTurn, Heard, Open, Push, Report
+from stt_server.engine.nemo_messages import Close, Command, EndTurn, Heard, Open, Push, Report
 from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import SAMPLE_RATE, Audio, Transcript, Word
 
@@ -66,7 +66,7 @@ class NemoStream:
 
     def __init__(self, engine: Room, key: int, options: StreamOptions) -> None:
         self._engine, self._key, self._options = engine, key, options
-        self._opened = False
+        self._opened = self._closed = False
         self._pushed = 0
         self._decoded = 0
         self._turn_start: int | None = None
@@ -103,6 +103,9 @@ class NemoStream:
         return transcript
 
     async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         self._engine.release(self._key)
         if self._opened and self._error is None:
             with suppress(TranscriptionError):  # no worker: no place to give back
@@ -156,7 +159,8 @@ class NemoStream:
             self._error = None
             self._opened, self._pushed, self._decoded = False, 0, 0
             self._clock, self._news, self._turn_start = _Clock(), None, None
-            self._key = self._engine.renew(self, self._key)
+            if not self._closed:
+                self._key = self._engine.renew(self, self._key)
         raise error
 
     def _transcript(self, heard: Heard) -> Transcript:

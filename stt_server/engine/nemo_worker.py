@@ -4,38 +4,29 @@ Every method but `post` and `stop` runs on that thread. Nothing here knows async
 finds goes to a callback, once per tick.
 """
 
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
+from stt_server.engine.nemo_messages import (
+    Close,
+    Command,
+    EndTurn,
+    Heard,
+    HeardWord,
+    Lost,
+    Open,
+    Push,
+    Report,
+    Result,
+)
 from stt_server.events import Samples
 
-
-@dataclass(frozen=True, slots=True)
-class HeardWord:
-    """One word; times are samples of the stream as the worker has it."""
-
-    text: str
-    start: int
-    end: int
-    confidence: float
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A stream's open turn so far, or its end."""
-
-    stream: int
-    words: tuple[HeardWord, ...]
-    language: str | None
-    decoded: int
-    """Samples of the stream that the words are made from."""
-    received: int
-    """Samples the worker has of the stream, padding included."""
-    is_final: bool
+logger = logging.getLogger(__name__)
 
 
 class LiveBatch(Protocol):
@@ -79,46 +70,16 @@ class LoadedModel:
     lookaheads_ms: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Begin a stream."""
+class ModelSource(Protocol):
+    """Where batches come from; used on the worker's thread alone."""
 
-    stream: int
-    lookahead_ms: int | None
-    language: str | None
+    def open(self, is_stopping: Callable[[], bool]) -> LoadedModel:
+        """A new batch; the model is loaded if need be. Gives up when `is_stopping()`."""
+        ...
 
-
-@dataclass(frozen=True, slots=True)
-class Push:
-    """The next samples of a stream."""
-
-    stream: int
-    samples: Samples
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Answer with a `Heard` once so many samples are decoded, whatever was found."""
-
-    stream: int
-    decoded: int
-
-
-@dataclass(frozen=True, slots=True)
-class EndTurn:
-    """Decode everything pushed so far, then answer with a final."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Give the place back."""
-
-    stream: int
-
-
-Command: TypeAlias = Open | Push | Report | EndTurn | Close
+    def discard(self) -> None:
+        """Load the model again the next time."""
+        ...
 
 
 @dataclass(slots=True)
@@ -147,8 +108,8 @@ class NemoWorker:
         make_batch: Callable[[], LiveBatch],
         *,
         tick_s: float,
-        on_results: Callable[[list[Heard]], None],
-        on_failure: Callable[[Exception], None],
+        on_results: Callable[[list[Result]], None],
+        on_failure: Callable[[BaseException], None],
     ) -> None:
         self._make_batch = make_batch
         self._tick_s = tick_s
@@ -168,6 +129,11 @@ class NemoWorker:
         """Hand a command to the thread; never waits."""
         self._inbox.append(command)
         self._wake.set()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs, and keeps its model's memory."""
+        return self._thread.is_alive()
 
     @property
     def busy_s(self) -> float:
@@ -195,52 +161,66 @@ class NemoWorker:
             batch = self._make_batch()
             while not self.is_stopping():
                 self._tick(batch)
-        except Exception as error:
+        except BaseException as error:  # a panic of the int8 kernels is no Exception
             self._on_failure(error)
 
     def _tick(self, batch: LiveBatch) -> None:
         began = time.monotonic()
         self._wake.clear()
         self._busy_since = began
-        self._take(batch)
+        results: list[Result] = list(self._take(batch))
         slots = batch.step() if batch.ready else []
         self._note(slots)
-        results = self._results(batch)
+        results += self._heard(batch)
         self._busy_since = None
         if results:
             self._on_results(results)
         if batch.ready:
             return
-        if not self._inbox:
+        if not self._inbox and not self._stopping:
             self._wake.wait()
         # Whoever sends at about the same time shares a step.
         time.sleep(max(0.0, began + self._tick_s - time.monotonic()))
 
-    def _take(self, batch: LiveBatch) -> None:
+    def _take(self, batch: LiveBatch) -> Iterator[Lost]:
         while self._inbox:
             command = self._inbox.popleft()
-            match command:
-                case Open(stream, lookahead_ms, language):
-                    self._places[stream] = _Place(batch.open(lookahead_ms, language))
-                case Push(stream, samples):
-                    place = self._places[stream]
-                    batch.push(place.slot, samples)
-                    place.received += len(samples)
-                case Report(stream, decoded):
-                    self._places[stream].report_at = decoded
-                case EndTurn(stream):
-                    place = self._places[stream]
-                    place.final_at = place.received
-                    place.received += batch.pad(place.slot)
-                case Close(stream):
-                    batch.close(self._places.pop(stream).slot)
+            try:
+                self._do(batch, command)
+            except Exception as error:  # of this stream alone: no step has been made
+                logger.warning("stream.refused", exc_info=error)
+                place = self._places.pop(command.stream, None)
+                if place is not None:
+                    batch.close(place.slot)
+                yield Lost(command.stream, str(error))
+
+    def _do(self, batch: LiveBatch, command: Command) -> None:
+        if isinstance(command, Open):
+            slot = batch.open(command.lookahead_ms, command.language)
+            self._places[command.stream] = _Place(slot)
+            return
+        place = self._places.get(command.stream)
+        if place is None:
+            return  # it was lost; its sender will hear of it
+        match command:
+            case Push(samples=samples):
+                batch.push(place.slot, samples)
+                place.received += len(samples)
+            case Report(decoded=decoded):
+                place.report_at = decoded
+            case EndTurn():
+                place.final_at = place.received
+                place.received += batch.pad(place.slot)
+            case Close(stream):
+                del self._places[stream]
+                batch.close(place.slot)
 
     def _note(self, slots: Sequence[int]) -> None:
         changed = set(slots)
         for place in self._places.values():
             place.changed = place.changed or place.slot in changed
 
-    def _results(self, batch: LiveBatch) -> list[Heard]:
+    def _heard(self, batch: LiveBatch) -> list[Heard]:
         found: list[Heard] = []
         for stream, place in self._places.items():
             if not (place.changed or place.asked):

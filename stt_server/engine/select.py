@@ -1,10 +1,8 @@
 """From settings to the engines that serve them."""
 
 import logging
-from collections.abc import Callable
 
-from stt_server.engine.base import EngineUnavailable, SegmentEngine, StreamingEngine
-from stt_server.engine.nemo_worker import LoadedModel
+from stt_server.engine.base import SegmentEngine, StreamingEngine
 from stt_server.settings import EngineName, FinalModelName, Settings
 
 logger = logging.getLogger(__name__)
@@ -55,22 +53,14 @@ def _canary_qwen(settings: Settings) -> SegmentEngine:
 def _nemo(settings: Settings) -> StreamingEngine:
     from nemo_lite.registry import find
     from stt_server.engine.nemo import NemoEngine
-
-    def load(is_stopping: Callable[[], bool]) -> LoadedModel:
-        try:
-            from stt_server.engine import nemo_batch
-        except ImportError as error:
-            raise EngineUnavailable(
-                f"{settings.model} needs {error.name}: pip install 'stt-server[nemo]'"
-            ) from error
-        return nemo_batch.load(settings, is_stopping)
+    from stt_server.engine.nemo_source import MOST_STREAMS, NemoSource
 
     entry = find(settings.model)
     summary = f"{entry.name} ({entry.description}): live"
     return NemoEngine(
-        load,
+        NemoSource(settings),
         name=entry.name,
         summary=summary,
-        most_streams=settings.max_streams or 512,
+        most_streams=settings.max_streams or MOST_STREAMS,
         tick_s=settings.nemo.tick_ms / 1_000,
     )

@@ -4,7 +4,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from stt_server.engine.nemo_worker import HeardWord, LoadedModel
+from stt_server.engine.nemo_messages import HeardWord
+from stt_server.engine.nemo_worker import LoadedModel
 from stt_server.events import SAMPLE_RATE, Samples
 
 CHUNK = 2_560
@@ -13,23 +14,29 @@ CAPACITY = 4
 
 @dataclass
 class Script:
-    """What goes wrong, for one batch after another."""
+    """What goes wrong, for one batch after another. A `ModelSource`."""
 
     failing_steps: set[int] = field(default_factory=set[int])
     """Steps, counted over all batches, that raise."""
+    failure: BaseException = field(default_factory=lambda: RuntimeError("the device is lost"))
+    refused_language: str = ""
     failing_loads: set[int] = field(default_factory=set[int])
     hang: threading.Event | None = None
     """The next step waits for this."""
     steps: int = 0
     loads: int = 0
+    discards: int = 0
     batch: "FakeBatch | None" = None
 
-    def load(self, _is_stopping: Callable[[], bool]) -> LoadedModel:
+    def open(self, _is_stopping: Callable[[], bool]) -> LoadedModel:
         self.loads += 1
         if self.loads - 1 in self.failing_loads:
             raise RuntimeError("no model today")
         self.batch = FakeBatch(self, CAPACITY + 1)
         return LoadedModel(self.batch, CAPACITY, (80, 0))
+
+    def discard(self) -> None:
+        self.discards += 1
 
 
 @dataclass
@@ -56,6 +63,8 @@ class FakeBatch:
         return any(stream.received - stream.decoded >= CHUNK for stream in self.streams.values())
 
     def open(self, lookahead_ms: int | None, language: str | None) -> int:
+        if language is not None and language == self.script.refused_language:
+            raise ValueError("there is no such language")
         slot = min(set(range(self.slots)) - self.streams.keys())
         self.streams[slot] = _Stream(lookahead_ms, language)
         return slot
@@ -75,7 +84,7 @@ class FakeBatch:
         if hang is not None:
             hang.wait()
         if script.steps - 1 in script.failing_steps:
-            raise RuntimeError("the device is lost")
+            raise script.failure
         changed: list[int] = []
         ready = [s for s, x in self.streams.items() if x.received - x.decoded >= CHUNK]
         self.sizes.append(len(ready))

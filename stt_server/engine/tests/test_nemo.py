@@ -19,9 +19,7 @@ from stt_server.events import SAMPLE_RATE, Audio, Transcript
 
 @asynccontextmanager
 async def running(script: Script, *, tick_s: float = 0.001) -> AsyncIterator[NemoEngine]:
-    engine = NemoEngine(
-        script.load, name="fake", summary="For tests.", most_streams=9, tick_s=tick_s
-    )
+    engine = NemoEngine(script, name="fake", summary="For tests.", most_streams=9, tick_s=tick_s)
     await engine.start()
     try:
         yield engine
@@ -228,7 +226,7 @@ async def test_audio_waits_for_a_restart_but_not_for_ever(monkeypatch: pytest.Mo
 
 async def test_a_model_that_cannot_be_loaded_says_why() -> None:
     engine = NemoEngine(
-        Script(failing_loads={0}).load, name="fake", summary="For tests.", most_streams=9
+        Script(failing_loads={0}), name="fake", summary="For tests.", most_streams=9
     )
     with pytest.raises(EngineUnavailable, match="fake cannot be loaded: no model today"):
         await engine.start()
@@ -254,3 +252,72 @@ async def test_a_closed_stream_gives_its_slot_back() -> None:
         batch = script.batch
         assert batch is not None
         await until(lambda: not batch.streams)
+
+
+async def test_what_the_model_refuses_costs_one_stream_its_turn() -> None:
+    script = Script(refused_language="xx")
+    async with running(script) as engine:
+        good = await engine.open(StreamOptions())
+        bad = await engine.open(StreamOptions(language="xx"))
+        await say(good, 0, SAMPLE_RATE)
+        await bad.push(audio(0, 1_600))
+        with pytest.raises(TranscriptionError, match="no such language"):
+            await bad.end_turn()
+        await bad.close()
+        await bad.close()
+        await say(good, SAMPLE_RATE, SAMPLE_RATE)
+        assert spell(await good.end_turn()) == "s0 s1"
+        assert script.loads == 1
+
+
+async def test_a_check_takes_nobodys_place() -> None:
+    script = Script()
+    async with running(script) as engine:
+        for _ in range(3):
+            await say(await engine.open(StreamOptions()), 0, 1_600)
+        hang = script.hang = threading.Event()
+        check = asyncio.create_task(engine.check())
+        await asyncio.sleep(0.05)
+        assert not check.done()
+        await engine.open(StreamOptions())
+        hang.set()
+        await check
+
+
+async def test_after_too_many_hangs_no_further_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nemo, "STUCK_S", 0.05)
+    monkeypatch.setattr(nemo, "RESTART_S", (0.01,))
+    script = Script()
+    hang = threading.Event()
+    async with running(script) as engine:
+        for times in range(1, nemo.MAX_STUCK + 1):
+            stream = await engine.open(StreamOptions())
+            script.hang = hang
+            await stream.push(audio(0, 4 * CHUNK))
+            with pytest.raises(TranscriptionError):
+                await stream.end_turn()
+            assert script.discards == times
+            if times < nemo.MAX_STUCK:
+                await engine.running()
+        await asyncio.sleep(0.1)
+        assert script.loads == nemo.MAX_STUCK
+        with pytest.raises(EngineUnavailable, match="restart the server"):
+            await engine.check()
+        # The threads come back to life: their memory is free again.
+        hang.set()
+        await engine.running()
+        await engine.check()
+
+
+async def test_a_panic_of_the_kernels_is_a_failure_like_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nemo, "RESTART_S", (0.01,))
+    script = Script(failing_steps={0}, failure=KeyboardInterrupt("panic"))
+    async with running(script) as engine:
+        stream = await engine.open(StreamOptions())
+        with pytest.raises(TranscriptionError):
+            await say_turn(stream, 0, SAMPLE_RATE)
+        assert spell(await say_turn(stream, 0, SAMPLE_RATE)) == "s0"

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import soundfile
 
+import nemo_lite
+from stt_server.engine import nemo_batch
 from stt_server.engine.base import StreamOptions
 from stt_server.engine.nemo import NemoEngine
-from stt_server.engine.nemo_batch import FRAME_MS, capacity, nearest_lookahead
+from stt_server.engine.nemo_batch import FRAME_MS, NemoBatch, nearest_lookahead
+from stt_server.engine.nemo_source import capacity
 from stt_server.engine.select import make_engine
 from stt_server.events import SAMPLE_RATE, Audio, Word
 from stt_server.settings import Dtype, EngineName, NemoSettings, Settings
@@ -47,6 +50,7 @@ async def test_streams_of_all_lookaheads_in_one_batch_give_nemos_words(dtype: st
         device="cpu",
         dtype=Dtype(dtype),
         max_streams=8,
+        lookahead_ms=0,
     )
     engine = make_engine(settings)
     assert isinstance(engine, NemoEngine)
@@ -85,6 +89,9 @@ WORD_BEGINS = {1, 3, 4, 5, 6, 8, 12, 16, 17, 21, 23, 25, 26}
 """The model's pieces that begin a word."""
 
 
+MEMORY = 600
+
+
 class PacedBatch:
     """Steps that take a fixed time and some more per stream."""
 
@@ -93,6 +100,8 @@ class PacedBatch:
         self._pace = 1 / (fixed + each * slots)
 
     def fill(self) -> float:
+        if self.slots > MEMORY:
+            raise RuntimeError("out of memory")
         return self._pace
 
 
@@ -105,15 +114,47 @@ class PacedBatch:
         (0.1, 0.1, 512, 7),
         (5.0, 1.0, 512, 1),
         (0.0, 0.8, 512, 1),
+        (0.1, 0.0, 2_000, 512),
     ],
 )
 def test_capacity_is_what_fits_into_a_chunk(
     fixed: float, each: float, most: int, expected: int
 ) -> None:
-    size, batch = capacity(partial(PacedBatch, fixed=fixed, each=each), most=most)  # type: ignore[arg-type]
+    size = capacity(partial(PacedBatch, fixed=fixed, each=each), most=most)
     assert size == pytest.approx(expected, abs=1)
     assert size <= most
-    assert batch.slots == size + 1
+
+
+@needs_digits
+def test_long_turns_are_settled_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nemo_batch, "LONG_TURN", 6)
+    monkeypatch.setattr(nemo_batch, "KEPT_WORDS", 2)
+    model = nemo_lite.load(MODEL)
+    batch, plain = NemoBatch(model, slots=1), model.streams(1)
+    slot, reference = batch.open(None, None), plain.open(lookahead=1)
+    for path in FILES[:4]:
+        samples, _ = soundfile.read(path, dtype="float32")
+        batch.push(slot, samples)
+        plain.push(reference, samples)
+        while batch.ready:
+            batch.step()
+            batch.words(slot)
+        while plain.ready:
+            plain.step()
+    words, _ = batch.words(slot)
+    expected = plain.transcript(reference).words
+    assert len(expected) > 12
+    assert [word.text for word in words] == [word.text for word in expected]
+    assert [word.start for word in words] == [round(w.start * SAMPLE_RATE) for w in expected]
+    assert [word.end for word in words] == [round(w.end * SAMPLE_RATE) for w in expected]
+    batch.forget(slot)
+    assert batch.words(slot)[0] == ()
+
+
+@needs_digits
+def test_lookaheads_shorter_than_the_servers_are_not_offered() -> None:
+    batch = NemoBatch(nemo_lite.load(MODEL), slots=1, lookahead_ms=480)
+    assert batch.lookaheads_ms == (1_040, 480)
 
 
 @pytest.mark.parametrize(

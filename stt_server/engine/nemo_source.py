@@ -1,0 +1,114 @@
+"""Which streaming model to run, and how many streams this machine keeps up with."""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from stt_server.engine.base import EngineUnavailable
+from stt_server.engine.nemo_worker import LoadedModel
+from stt_server.settings import Settings
+
+if TYPE_CHECKING:
+    from nemo_lite import Model
+    from stt_server.engine.nemo_batch import NemoBatch
+
+logger = logging.getLogger(__name__)
+
+MOST_STREAMS = 512
+BUSY_SHARE = 0.8
+"""Part of a chunk's time that a step may take: the rest is for bursts and for others."""
+
+
+class NemoSource:
+    """A `ModelSource` of the model that the settings name.
+
+    Capacity is measured once: after a restart every open session must find its place.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._model: Model | None = None
+        self._capacity = settings.max_streams
+
+    def open(self, is_stopping: Callable[[], bool]) -> LoadedModel:
+        """Fetch and load the model if need be, measure how many streams it keeps up with, warm up.
+
+        Raises:
+            EngineUnavailable: a package, the device or the checkpoint is missing.
+            nemo_lite.NemoLiteError: the checkpoint cannot be had, read or run here.
+        """
+        try:
+            self._model = self._model or self._load(is_stopping)
+        except ImportError as error:
+            name = self._settings.model.value
+            raise EngineUnavailable(
+                f"{name} needs {error.name}: pip install 'stt-server[nemo]'"
+            ) from error
+        if self._capacity is None:
+            self._capacity = capacity(self._batch, most=MOST_STREAMS)
+        batch = self._batch(self._capacity + 1)  # one for checks
+        batch.warm_up()
+        extra = {"streams": self._capacity, "lookahead_ms": batch.lookahead_ms}
+        logger.info("engine.ready", extra={"engine": self._settings.model.value, **extra})
+        return LoadedModel(batch, self._capacity, batch.lookaheads_ms)
+
+    def discard(self) -> None:
+        """Load the model again the next time; from any thread."""
+        self._model = None
+
+    def _load(self, is_stopping: Callable[[], bool]) -> "Model":
+        import nemo_lite
+        from stt_server.engine.downloads import Downloads
+        from stt_server.engine.torch_device import choose_device, choose_dtype
+
+        settings = self._settings
+        device = choose_device(settings.device)
+        dtype = choose_dtype(settings.dtype, device)
+        downloads = Downloads(settings.models, is_stopping)
+        path = downloads.checkpoint(settings.nemo.checkpoint or settings.model.value)
+        model = nemo_lite.load(path, device=device, dtype=dtype, threads=settings.nemo.threads)
+        if not model.lookaheads:
+            raise EngineUnavailable(f"{path.name} is no streaming model")
+        logger.info("model.loaded", extra={"device": str(device), "dtype": dtype})
+        return model
+
+    def _batch(self, slots: int) -> "NemoBatch":
+        from stt_server.engine.nemo_batch import NemoBatch
+
+        assert self._model is not None
+        settings = self._settings
+        return NemoBatch(
+            self._model, slots=slots, lookahead_ms=settings.lookahead_ms, decoder=settings.decoder
+        )
+
+
+class Probe(Protocol):
+    """A batch that can be timed."""
+
+    def fill(self) -> float:
+        """Seconds per chunk of sound divided by seconds of a full batch's step."""
+        ...
+
+
+def capacity(make: Callable[[int], Probe], *, most: int, target: float = 1 / BUSY_SHARE) -> int:
+    """The largest batch, up to `most`, whose steps are `target` times as fast as sound.
+
+    Tries powers of two, then takes what the straight line through the last two steps says. A batch
+    that memory has no room for is too large, too.
+
+    Returns:
+        How many streams keep up, at least 1.
+    """
+    good, good_pace = 1, make(1).fill()
+    while (size := min(2 * good, most)) > good:
+        try:
+            pace = make(size).fill()
+        except (MemoryError, RuntimeError) as error:
+            logger.warning("capacity.probe_failed", extra={"streams": size, "error": str(error)})
+            break
+        if pace < target:
+            # Step times grow by a straight line: find where it meets the target.
+            slope = (1 / pace - 1 / good_pace) / (size - good)
+            return good + max(0, min(size - good - 1, int((1 / target - 1 / good_pace) / slope)))
+        good, good_pace = size, pace
+    return good
