@@ -6,6 +6,7 @@ NemoLiteError
 ├── UnknownModelError     no model of that name, no file at that path        (also a ValueError)
 ├── ShapeError            a tensor does not have the documented shape      (also a ValueError)
 ├── UnsupportedError      the model or this machine cannot do what was asked (also a ValueError)
+├── RecognitionError      the model gave no usable result for this audio
 └── StreamStateError      a slot was used that is not open, is finished, or none is free
 """
 
@@ -32,6 +33,10 @@ class ShapeError(NemoLiteError, ValueError):
 
 class UnsupportedError(NemoLiteError, ValueError):
     """The option exists, but not for this model, device or machine."""
+
+
+class RecognitionError(NemoLiteError):
+    """The model gave no usable result for a recording; others are not concerned."""
 
 
 class StreamStateError(NemoLiteError, RuntimeError):

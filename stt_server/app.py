@@ -132,6 +132,7 @@ class Endpoints:
             "version": __version__,
             "active_sessions": service.admission.active,
             "max_sessions": service.admission.capacity,
+            **({"degraded": service.degraded_reason} if service.degraded_reason else {}),
         }
 
     def _may_read_metrics(self, request: HTTPConnection) -> bool:

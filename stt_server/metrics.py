@@ -17,6 +17,12 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.capacity = Gauge("stt_capacity", "Sessions at once at most.", registry=self.registry)
+        self.model_serving = Gauge(
+            "stt_model_serving",
+            "1 while a recogniser that watches itself serves, 0 while it is at fault.",
+            ["model"],
+            registry=self.registry,
+        )
         self.sessions = Gauge(
             "stt_open_sessions", "Open sessions.", ["protocol"], registry=self.registry
         )

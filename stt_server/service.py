@@ -1,10 +1,12 @@
 """What the sessions of one app share: models, capacity, metrics, and the server's life."""
 
 import asyncio
+import importlib
 import logging
 import time
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 
 from stt_server.admission import Admission
 from stt_server.auth import Authenticator
@@ -78,6 +80,10 @@ class Service:
         self._sessions: dict[Session, asyncio.Task[None]] = {}
         self._checked_at = self._check_failed_at = float("-inf")
         self._check_lock = asyncio.Lock()
+        for supervised in self._engines:
+            if isinstance(supervised, SupervisedEngine):
+                serving = self.metrics.model_serving.labels(supervised.info.name)
+                serving.set_function(partial(_serves, supervised))
 
     async def load(self) -> None:
         """Load the models and let sessions in; a failure is kept in `failure`."""
@@ -89,8 +95,11 @@ class Service:
                 "model.fallback",
                 extra={"model": self.engine.info.name, "why": "no other model is installed"},
             )
-        name = "silero"
+        name = self.engine.info.name
         try:
+            if isinstance(self.engine, SegmentEngine):
+                _check_segments(name)
+            name = "silero"
             await self._silero.start()
             self._detector = VoiceDetector(self._silero.infer, self.metrics)
             for engine in self._engines:
@@ -120,9 +129,8 @@ class Service:
         """Why sessions cannot be served now; None when they can."""
         if self.state is not State.READY:
             return self.state.value
-        for engine in self._engines:
-            if isinstance(engine, SupervisedEngine) and engine.fault is not None:
-                return engine.fault
+        if isinstance(self.engine, SupervisedEngine) and self.engine.fault is not None:
+            return self.engine.fault
         async with self._check_lock:
             now = time.monotonic()
             if now - self._checked_at < CHECK_EVERY_S:
@@ -131,14 +139,21 @@ class Service:
                 return NO_ANSWER
             try:
                 async with asyncio.timeout(CHECK_TIMEOUT_S):
-                    for engine in self._engines:
-                        await engine.check()
+                    await self.engine.check()
             except Exception:  # any failure of an engine means: not ready
                 logger.exception("model.check_failed")
                 self._check_failed_at = time.monotonic()
                 return NO_ANSWER
             self._checked_at = time.monotonic()
             return None
+
+    @property
+    def degraded_reason(self) -> str | None:
+        """Why the streaming engine makes the finals, too; None when all is well."""
+        final = self.final_engine
+        if self.state is not State.READY or not isinstance(final, SupervisedEngine):
+            return None
+        return final.fault and f"{final.info.name}: {final.fault}"
 
     async def drain(self) -> None:
         """Admit nobody, let live turns end up to a deadline, then close every session."""
@@ -208,7 +223,6 @@ class Service:
     ) -> Stage[StreamEvent, StreamEvent]:
         engine, clock = self.engine, time.monotonic
         if isinstance(engine, SegmentEngine):
-            # Needs strops, which servers with a streaming engine do without.
             from stt_server.stages.segment_asr import SegmentAsrStage
 
             return SegmentAsrStage(engine, options, progress, clock=clock)
@@ -236,3 +250,17 @@ class Service:
     async def _wait_for_sessions(self, timeout_s: float) -> None:
         if self._sessions:
             await asyncio.wait(self._sessions.values(), timeout=timeout_s)
+
+
+def _check_segments(model: str) -> None:
+    """The stage for segment engines needs strops, which servers with a streaming one do without."""
+    try:
+        importlib.import_module("stt_server.stages.segment_asr")
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"{model} needs {error.name}: pip install 'stt-server[segments]'"
+        ) from error
+
+
+def _serves(engine: SupervisedEngine) -> float:
+    return float(engine.fault is None)

@@ -4,7 +4,7 @@ Source: LoRA, arXiv 2106.09685; names are those of `peft`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -37,6 +37,35 @@ def take_adapters(state: dict[str, Tensor], *, rank: int) -> dict[str, Adapter]:
         if match := _NAME.fullmatch(name):
             halves.setdefault(f"{match[1]}.weight", {})[match[2]] = state.pop(name)
     return {name: _checked(name, half, state, rank) for name, half in halves.items()}
+
+
+def require_complete(
+    adapters: Collection[str],
+    weights: Iterable[str],
+    *,
+    wrapped: Collection[str],
+    modules: Collection[str],
+) -> None:
+    """Refuse a checkpoint that lost adapters: it would be read as another model.
+
+    Args:
+        adapters: names of the adapted weights.
+        weights: names of all.
+        wrapped: names of those that were saved beside an adapter.
+        modules: what the configuration says is adapted in every layer; empty = not said.
+
+    Raises:
+        CheckpointError: adapters are missing, or there are more than the configuration says.
+    """
+    kinds = set(modules) or {name.split(".")[-2] for name in adapters}
+    endings = tuple(f".{kind}.weight" for kind in kinds)
+    named = {name for name in weights if f".{name}".endswith(endings)} if adapters else set[str]()
+    missing = sorted((named | set(wrapped)) - set(adapters))
+    if missing:
+        raise CheckpointError(f"{len(missing)} adapters are missing, such as that of {missing[0]}")
+    others = sorted(set(adapters) - named)
+    if others:
+        raise CheckpointError(f"{others[0]} has an adapter, which the configuration does not say")
 
 
 def merged(weight: Tensor, adapter: Adapter, scale: float) -> Tensor:

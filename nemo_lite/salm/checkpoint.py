@@ -17,7 +17,7 @@ from nemo_lite.checkpoints import load_strictly
 from nemo_lite.checkpoints.documents import read_json
 from nemo_lite.checkpoints.safetensors_folder import read_tensors
 from nemo_lite.errors import CheckpointError
-from nemo_lite.salm.adapters import Adapter, merged, take_adapters
+from nemo_lite.salm.adapters import Adapter, merged, require_complete, take_adapters
 from nemo_lite.salm.base_model import find_base_model, read_base_model
 from nemo_lite.salm.config import Qwen3Config, SalmConfig
 from nemo_lite.salm.network import SalmNetwork
@@ -82,10 +82,13 @@ def read_salm(
         config = SalmConfig.from_nemo(read_json(folder / "config.json"))
         base = find_base_model(folder, config.base_model, given=base_model, fetch=fetch)
         language = read_base_model(base, audio_tag=config.audio_tag)
-        state = _renamed(read_tensors(folder))
+        tensors = read_tensors(folder)
+        state = _renamed(tensors)
         if language.config.tied:
             _tie(state)
         adapters = take_adapters(state, rank=config.lora_rank)
+        wrapped = {_name(key) for key in tensors if key.endswith(".base_layer.weight")}
+        require_complete(adapters, state, wrapped=wrapped, modules=config.lora_modules)
         _require_sane(config, language.config, state)
     except (CheckpointError, OSError) as error:
         raise CheckpointError(f"{folder}: {error}") from error

@@ -62,6 +62,33 @@ class Qwen3Config:
         )
 
 
+_LORA_VARIANTS = (
+    "use_rslora",
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "rank_pattern",
+    "alpha_pattern",
+    "bias",
+    "lora_bias",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "target_parameters",
+    "trainable_token_indices",
+    "layers_to_transform",
+    "layer_replication",
+    "exclude_modules",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+)
+"""Options of `peft` that change what adapters compute, or which weights have one."""
+_DEFAULTS = (None, False, "none", [], {})
+"""Values that leave such an option off."""
+
+
 @dataclass(frozen=True, slots=True)
 class SalmConfig:
     """NeMo's `SALM`: perception, adapters and prompt format."""
@@ -78,6 +105,7 @@ class SalmConfig:
     """0 = no adapters."""
     lora_alpha: float
     lora_modules: tuple[str, ...]
+    """Names of the adapted modules within a layer; empty = not said."""
 
     @property
     def lora_scale(self) -> float:
@@ -105,6 +133,12 @@ class SalmConfig:
         if not adapter.endswith("IdentityConnector"):
             raise CheckpointError(f"the modality adapter {adapter!r} is not supported")
         lora = config.get("lora") or {}
+        variants = [name for name in _LORA_VARIANTS if lora.get(name) not in _DEFAULTS]
+        if variants:
+            raise CheckpointError(f"adapters with {', '.join(variants)} are not supported")
+        modules = lora.get("target_modules") or ()
+        if isinstance(modules, str):
+            raise CheckpointError(f"target_modules is the pattern {modules!r:.100}, not a list")
         return cls(
             preprocessor=PreprocessorConfig.from_nemo(perception["preprocessor"]),
             encoder=EncoderConfig.from_nemo(perception["encoder"]),
@@ -113,5 +147,5 @@ class SalmConfig:
             base_model=str(config["pretrained_llm"]),
             lora_rank=int(lora.get("r", 0)),
             lora_alpha=float(lora.get("lora_alpha", 0.0)),
-            lora_modules=tuple(str(name) for name in lora.get("target_modules", ())),
+            lora_modules=tuple(str(name) for name in modules),
         )

@@ -21,6 +21,8 @@ class Generated:
     """Without the token that ended it."""
     probabilities: tuple[float, ...]
     """Of each token: its share in the softmax of all."""
+    failed: bool = False
+    """It ended because the network gave what is no number; the tokens are those before."""
 
 
 @dataclass(eq=False, slots=True)

@@ -19,7 +19,7 @@ from nemo_lite.salm.graphed_passes import GraphedPasses
 from nemo_lite.salm.kv_cache import KvCache
 from nemo_lite.salm.network import SalmNetwork
 from nemo_lite.salm.pace import Pace
-from nemo_lite.salm.passes import EagerPasses, Passes, Reading, Token, Writer
+from nemo_lite.salm.passes import EagerPasses, Passes, Reading, Token, Writer, wait_for
 from nemo_lite.torch_threads import torch_threads
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class GenerationBatch:
         length: int,
         end_tokens: frozenset[int],
         clock: Callable[[], float] = time.perf_counter,
+        wait: Callable[[], None] | None = None,
     ) -> None:
         """Allocate the memory of all slots.
 
@@ -52,6 +53,8 @@ class GenerationBatch:
             length: rows per slot: prompt, frames of 80 ms and new tokens.
             end_tokens: any of these ends a request.
             clock: seconds; steps are paced by it.
+            wait: returns when the device has done what it was told: before that there is nothing to
+                measure. None = the device's own.
         """
         self._network = network
         self._cache = KvCache.allocate(
@@ -62,6 +65,7 @@ class GenerationBatch:
         self._encoder = Encoder(network.perception)
         self._end_tokens = end_tokens
         self._clock = clock
+        self._wait = wait or wait_for(network.device)
         self._pace = Pace()
         self._group_frames = _GROUP_FRAMES[network.device.type == "cuda"]
         self._numbers = itertools.count()
@@ -126,8 +130,8 @@ class GenerationBatch:
         Without requests that write, the oldest is encoded and read at once.
 
         Returns:
-            The requests that are finished, by number. After any exception, such as one for lack of
-            memory, the batch is not to be used any more.
+            The requests that are finished or failed, by number. After any exception, such as one
+            for lack of memory, the batch is not to be used any more.
         """
         self._admit()
         with torch_threads(self._network.torch_threads):
@@ -149,7 +153,7 @@ class GenerationBatch:
 
     def _pass(self, writers: list[Request], readings: list[Reading]) -> dict[int, Token]:
         """Run the language model once and account for what it took."""
-        begun = self._clock()
+        begun = self._now()
         by_slot = {
             request.slot: Writer(request.written[-1].id, request.read) for request in writers
         }
@@ -157,8 +161,13 @@ class GenerationBatch:
         for request in writers:
             request.read += 1
         read = sum(len(reading.rows) for reading in readings)
-        self._pace.passed(len(writers), read, self._clock() - begun)
+        self._pace.passed(len(writers), read, self._now() - begun)
         return tokens
+
+    def _now(self) -> float:
+        """Seconds, once all is computed that was begun."""
+        self._wait()
+        return self._clock()
 
     def _admit(self) -> None:
         """Give free slots to those that have waited longest."""
@@ -184,7 +193,8 @@ class GenerationBatch:
             if self._encoding is None and not self._begin_encoding(alone=not paced):
                 return
             assert self._encoding is not None
-            begun = self._clock()
+            # Alone, it need not be measured, and the device is not kept waiting.
+            begun = self._now() if paced else 0.0
             encoding, requests = self._encoding
             frames = encoding.advance()
             if frames is not None:
@@ -193,7 +203,7 @@ class GenerationBatch:
                     if request.slot >= 0:  # not cancelled meanwhile
                         request.rows = self._prompt_rows(request, encoded)
             if paced:
-                self._pace.spend(self._clock() - begun)
+                self._pace.spend(self._now() - begun)
 
     def _begin_encoding(self, *, alone: bool) -> bool:
         """Choose who is encoded next: the oldest, and others of about its length."""
@@ -252,16 +262,15 @@ class GenerationBatch:
         for slot, token in tokens.items():
             request = self._slots[slot]
             assert request is not None
-            ended = token.id in self._end_tokens
+            failed = not math.isfinite(token.probability)
+            ended = failed or token.id in self._end_tokens
             if not ended:
                 request.written.append(token)
             if ended or len(request.written) == request.max_new_tokens:
                 ids = tuple(token.id for token in request.written)
                 probabilities = tuple(token.probability for token in request.written)
-                finished.append((request.number, Generated(ids, probabilities)))
-                self._release(
-                    request, clean=all(map(math.isfinite, (*probabilities, token.probability)))
-                )
+                finished.append((request.number, Generated(ids, probabilities, failed)))
+                self._release(request, clean=not failed)
         return finished
 
     def _release(self, request: Request, *, clean: bool) -> None:

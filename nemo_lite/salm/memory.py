@@ -1,5 +1,6 @@
 """What Canary-Qwen takes of a device's memory, before it is loaded, and what there is of it."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -120,6 +121,13 @@ def available_bytes(device: torch.device | str = "cpu") -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return min([_available_on_host(), *_available_in_groups()])
+
+
+def release_unused() -> None:
+    """Let other programs, and `available_bytes`, have what torch keeps of models that are gone."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _available_on_host() -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nemo_lite.audio_files import Audio, load_audio
-from nemo_lite.errors import ShapeError
+from nemo_lite.errors import RecognitionError, ShapeError
 from nemo_lite.hub import resolve
 from nemo_lite.number_formats import DtypeName, check_format, torch_dtype
 from nemo_lite.results import Transcript
@@ -139,6 +139,7 @@ class CanaryQwen:
         Raises:
             ShapeError: an array is not one-dimensional, not of a supported dtype, or not finite.
             ValueError: no sample rate, or the prompt leaves no room for audio and answer.
+            RecognitionError: the network gave no usable result for one of them.
             OSError: a file cannot be read.
         """
         if isinstance(audio, (str, Path, np.ndarray, Tensor)):
@@ -156,7 +157,10 @@ class CanaryQwen:
         numbers = [batch.add(waveform, prompt=prompt) for waveform in waveforms]
         found: dict[int, Transcript] = {}
         while len(found) < len(numbers):
-            found.update(batch.step())
+            for number, result in batch.step():
+                if isinstance(result, RecognitionError):
+                    raise result
+                found[number] = result
         self._batch = batch
         return [found[number] for number in numbers]
 

@@ -5,6 +5,7 @@ credit that each step earns: a share of the time that the step takes for the wri
 are learned from the passes themselves.
 """
 
+import bisect
 import math
 
 SHARE = 0.3
@@ -27,23 +28,46 @@ takes longer than computing, rows cost next to nothing."""
 _CHUNKS = (512, 384, 256, 192, 128, 96, 64, 48, 32, 24, 16, 8)
 """Rows that a pass may read beside those that are written."""
 
+_PROBE = 16
+"""Every so many steps that could have read more, the next larger chunk is tried: what is believed
+to cost too much would otherwise never be measured again."""
+
 
 class PassTimes:
-    """Seconds that a pass of so many rows takes, learned; never less for more rows."""
+    """Seconds that a pass of so many rows takes, learned; never less for more rows.
+
+    Sizes count as the same that share their four leading bits, so that few are told apart.
+    """
 
     def __init__(self) -> None:
+        self._sizes: list[int] = []
         self._seconds: dict[int, float] = {}
+        self._rate = math.inf
+        """Seconds per row, at best."""
 
     def observe(self, rows: int, seconds: float) -> None:
         """A pass of `rows` rows took so long."""
-        known = self._seconds.get(rows, seconds)
-        # What took longer than usual was disturbed, at least in part.
-        change = min(seconds, 2.0 * known) - known
-        self._seconds[rows] = known + _SMOOTHING * change
+        size, expected = _size(rows), self.estimate(rows)
+        known = self._seconds.get(size)
+        if expected is not None:
+            # What took longer than usual was disturbed, at least in part.
+            seconds = min(seconds, 2.0 * expected)
+        if known is None:
+            at = bisect.bisect(self._sizes, size)
+            if at < len(self._sizes):
+                # A size that was never seen says nothing against a larger one that was.
+                seconds = min(seconds, self._seconds[self._sizes[at]])
+            self._sizes.insert(at, size)
+        else:
+            seconds = known + _SMOOTHING * (seconds - known)
+        self._seconds[size] = seconds
         for other, time in self._seconds.items():
-            newest = self._seconds[rows]
-            if (other < rows and time > newest) or (other > rows and time < newest):
-                self._seconds[other] = newest
+            if other < size:
+                self._seconds[other] = min(time, seconds)
+            elif other > size:
+                # As many passes of this size would do.
+                self._seconds[other] = min(max(time, seconds), seconds * other / size)
+        self._rate = min(time / known for known, time in self._seconds.items())
 
     def estimate(self, rows: int) -> float | None:
         """Seconds for `rows` rows, rather too little than too much; None if nothing is known.
@@ -51,12 +75,19 @@ class PassTimes:
         A pass reads all weights or computes all rows, whichever takes longer: between known sizes
         a size costs no more than the one below as long as the best rate per row allows that.
         """
-        if not self._seconds:
-            return None
-        below = max((time for known, time in self._seconds.items() if known <= rows), default=0.0)
-        above = min((t for known, t in self._seconds.items() if known >= rows), default=math.inf)
-        rate = min(time / known for known, time in self._seconds.items())
-        return min(max(below, rate * rows), above) if below else above
+        size = _size(rows)
+        at = bisect.bisect_left(self._sizes, size)
+        above = self._seconds[self._sizes[at]] if at < len(self._sizes) else None
+        if at == 0 or size in self._seconds:
+            return above
+        least = max(self._seconds[self._sizes[at - 1]], self._rate * size)
+        return least if above is None else min(least, above)
+
+
+def _size(rows: int) -> int:
+    """`rows` rounded down to four significant bits: eight sizes per octave."""
+    spare = max(0, rows.bit_length() - 4)
+    return rows >> spare << spare
 
 
 class Pace:
@@ -65,6 +96,7 @@ class Pace:
     def __init__(self) -> None:
         self.times = PassTimes()
         self._credit = 0.0
+        self._held_back = 0
 
     @property
     def credit(self) -> float:
@@ -102,8 +134,13 @@ class Pace:
         if alone is None or not wanted:
             return 0
         affordable = alone + max(self._credit, _CHEAP * alone)
-        for rows in (wanted, *_CHUNKS):
-            estimate = self.times.estimate(writers + rows)
-            if rows <= min(wanted, _CHUNKS[0]) and estimate is not None and estimate <= affordable:
-                return rows
-        return min(wanted, _CHUNKS[-1]) if self._credit > 0.0 else 0
+        most = min(wanted, _CHUNKS[0])
+        sizes = [most, *(rows for rows in _CHUNKS if rows < most)]
+        costs = (self.times.estimate(writers + rows) or 0.0 for rows in sizes)
+        choice = next((index for index, cost in enumerate(costs) if cost <= affordable), None)
+        if self._credit > 0.0 and choice != 0:
+            choice = len(sizes) - 1 if choice is None else choice
+            self._held_back += 1
+            if self._held_back >= _PROBE:
+                self._held_back, choice = 0, max(0, choice - 1)
+        return 0 if choice is None else sizes[choice]

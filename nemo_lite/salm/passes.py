@@ -1,6 +1,6 @@
 """Passes over the language model's weights for the requests that hold slots."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -116,3 +116,13 @@ def choose(network: SalmNetwork, hidden: Tensor) -> tuple[Tensor, Tensor]:
     scores = network.scores(hidden)
     best, ids = scores.max(dim=1)
     return ids, (best - scores.logsumexp(dim=1)).exp()
+
+
+def wait_for(device: torch.device) -> Callable[[], None]:
+    """What returns when the device has computed all that it was told to on the current stream.
+
+    On CUDA, operations are only queued; elsewhere they are done when they return.
+    """
+    if device.type == "cuda":
+        return lambda: torch.cuda.current_stream(device).synchronize()
+    return lambda: None

@@ -1,7 +1,7 @@
 """Requests of any length in one batch: cut, recognised together, joined to transcripts."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,15 +10,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nemo_lite.audio_files import as_samples
-from nemo_lite.results import Transcript, Word
+from nemo_lite.errors import RecognitionError
+from nemo_lite.results import Transcript
 from nemo_lite.salm.activity import has_speech
 from nemo_lite.salm.limits import max_new_tokens, without_loop
 from nemo_lite.salm.long_audio import pieces
-from nemo_lite.salm.word_times import word_times
+from nemo_lite.salm.transcripts import Spelling, join, transcript
 
 if TYPE_CHECKING:
     from nemo_lite.salm.generation import Generated
     from nemo_lite.salm.tokenizer import PromptIds
+
+
+_NOT_FINITE = (
+    "the network's result for this audio is not finite: its weights are damaged, or its numbers "
+    "beyond what this dtype can hold"
+)
 
 
 class Generation(Protocol):
@@ -28,19 +35,12 @@ class Generation(Protocol):
     def active(self) -> int: ...
     @property
     def waiting(self) -> int: ...
+    def prepare(self) -> None: ...
     def add(
         self, samples: NDArray[np.float32], prompt: "PromptIds", *, max_new_tokens: int
     ) -> int: ...
     def step(self) -> "list[tuple[int, Generated]]": ...
     def cancel(self, request: int) -> None: ...
-
-
-class Spelling(Protocol):
-    """What the tokens mean: `SalmTokenizer`."""
-
-    def prompt(self, text: str | None = None) -> "PromptIds": ...
-    def decode(self, tokens: Sequence[int]) -> str: ...
-    def word_spans(self, tokens: Sequence[int]) -> list[tuple[str, int, int]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ class _Request:
     """What the generation calls the pieces it has."""
     parts: dict[int, Transcript] = field(default_factory=dict)
     """By first sample."""
+    error: RecognitionError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,10 @@ class RequestBatch:
         """Requests that are not active and whose transcripts were not given yet."""
         return len(self._requests) - self.active
 
+    def prepare(self) -> None:
+        """Do ahead what the first steps would have to wait for; on CUDA that takes seconds."""
+        self._generation.prepare()
+
     def add(self, samples: NDArray[np.float32] | Tensor, *, prompt: str | None = None) -> int:
         """Take a request; its transcript comes from a later `step`.
 
@@ -142,42 +147,59 @@ class RequestBatch:
         self._unfed.append(self._made)
         return self._made
 
-    def step(self) -> list[tuple[int, Transcript]]:
+    def step(self) -> list[tuple[int, Transcript | RecognitionError]]:
         """Let every active request write a token, and waiting ones join.
 
         Returns:
-            Requests that are done, each given once, and their transcripts.
+            Requests that are done, each given once, and their transcripts, or what kept one from
+            getting its own.
         """
         self._feed()
         for piece, generated in self._generation.step():
             self._keep(piece, generated)
-        done, self._done = self._done, []
-        return [(number, _join(self._requests.pop(number).parts)) for number in done]
+        done = [(number, self._requests.pop(number)) for number in self._done]
+        self._done.clear()
+        return [(number, request.error or join(request.parts)) for number, request in done]
 
     def cancel(self, request: int) -> None:
         """Drop a request and free its place at once; one that is not here is no error."""
-        dropped = self._requests.pop(request, None)
-        if dropped is None:
-            return
+        if request in self._requests:
+            self._withdraw(request)
+            del self._requests[request]
+
+    def _withdraw(self, number: int) -> None:
+        """Let nothing more be done for a request."""
         for numbers in (self._unfed, self._done):
-            if request in numbers:
-                numbers.remove(request)
-        for piece in dropped.running:
+            if number in numbers:
+                numbers.remove(number)
+        running = self._requests[number].running
+        for piece in running:
             self._generation.cancel(piece)
             del self._pieces[piece]
+        running.clear()
 
     def _feed(self) -> None:
-        """Hand on pieces, one of each request in turn, no more than the next steps will take."""
-        while self._unfed and self._generation.active + self._generation.waiting < 2 * self.slots:
+        """Hand on pieces, one of each request in turn, no more than the next steps will take.
+
+        Those without speech take no place, but looking at them takes time, too.
+        """
+        generation, silent = self._generation, 0
+        for _ in range(self.slots):
+            if not self._unfed or generation.active + generation.waiting >= 2 * self.slots:
+                return
+            if silent >= self._window.samples:
+                return
             number = self._unfed.popleft()
             request = self._requests[number]
             start, samples = request.fed, next(request.pieces)
             request.fed += len(samples)
             if has_speech(samples, self._window.sample_rate):
                 limit = max_new_tokens(len(samples), self._window.sample_rate)
-                piece = self._generation.add(samples, request.prompt, max_new_tokens=limit)
+                piece = generation.add(samples, request.prompt, max_new_tokens=limit)
                 self._pieces[piece] = _Piece(number, start, samples, limit)
                 request.running.add(piece)
+            else:
+                silent += len(samples)
             if request.fed < request.samples:
                 self._unfed.append(number)
             else:
@@ -194,9 +216,16 @@ class RequestBatch:
         return self._window.positions - frames - len(prompt.before) - len(prompt.after)
 
     def _keep(self, number: int, generated: "Generated") -> None:
-        piece = self._pieces.pop(number)
+        piece = self._pieces.pop(number, None)
+        if piece is None:  # of a request that failed in this step
+            return
         request = self._requests[piece.request]
         request.running.remove(number)
+        if generated.failed:
+            request.error = RecognitionError(_NOT_FINITE)
+            self._withdraw(piece.request)
+            self._done.append(piece.request)
+            return
         kept = len(generated.tokens)
         if kept >= piece.limit:
             kept = without_loop(generated.tokens)
@@ -209,60 +238,3 @@ class RequestBatch:
             sample_rate=self._window.sample_rate,
         )
         self._note_if_done(piece.request)
-
-
-def transcript(
-    tokenizer: Spelling,
-    tokens: Sequence[int],
-    probabilities: Sequence[float],
-    samples: NDArray[np.float32],
-    *,
-    first_sample: int,
-    sample_rate: int,
-) -> Transcript:
-    """Text and words of what was written for one piece of audio.
-
-    A word's confidence is its least sure token's probability; its times are estimates, and its
-    tokens have the time of its start.
-
-    Args:
-        tokenizer: of the tokens.
-        tokens: without the one that ended them.
-        probabilities: one per token.
-        samples: (S,) float32, what the tokens were written for.
-        first_sample: where the piece begins in its recording.
-        sample_rate: in Hz.
-    """
-    spans = tokenizer.word_spans(tokens)
-    offset = first_sample / sample_rate
-    places = word_times([text for text, _, _ in spans], samples, sample_rate)
-    words = tuple(
-        Word(text, offset + at.start, offset + at.end, min(probabilities[first:end]))
-        for (text, first, end), at in zip(spans, places, strict=True)
-    )
-    token_times = [offset] * len(tokens)
-    for word, (_, first, _) in zip(words, spans, strict=True):
-        token_times[first:] = [word.start] * (len(tokens) - first)
-    return Transcript(
-        text=tokenizer.decode(tokens).strip(),
-        words=words,
-        token_ids=tuple(tokens),
-        token_times=tuple(token_times),
-        token_confidences=tuple(probabilities),
-        estimated_times=True,
-    )
-
-
-def _join(parts: dict[int, Transcript]) -> Transcript:
-    """One transcript of a recording's pieces."""
-    ordered = [parts[start] for start in sorted(parts)]
-    if len(ordered) == 1:
-        return ordered[0]
-    return Transcript(
-        text=" ".join(part.text for part in ordered if part.text),
-        words=tuple(word for part in ordered for word in part.words),
-        token_ids=tuple(token for part in ordered for token in part.token_ids),
-        token_times=tuple(time for part in ordered for time in part.token_times),
-        token_confidences=tuple(sure for part in ordered for sure in part.token_confidences),
-        estimated_times=True,
-    )

@@ -23,6 +23,7 @@ PUBLIC = [
     "ModelConfig",
     "NemoLiteError",
     "PreprocessorConfig",
+    "RecognitionError",
     "RequestBatch",
     "ShapeError",
     "StreamBatch",

@@ -91,11 +91,13 @@ class CanaryQwenSource:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._slots = settings.canary_qwen.slots
         self._model: CanaryQwen | None = None
         self.max_samples = MAX_SEGMENT_SAMPLES
 
     def open(self, is_stopping: Callable[[], bool]) -> RequestBatch:
-        """A new batch of the model, which is loaded if need be.
+        """A new batch of the model, which is loaded if need be; as large as the first one, by which
+        the server's capacity was set.
 
         Raises:
             EngineUnavailable: a package, a device, memory or the checkpoint is missing.
@@ -110,7 +112,10 @@ class CanaryQwenSource:
                     f"{NAME} needs {error.name}: pip install 'stt-server[nemo]'"
                 ) from error
             self.max_samples = self._model.max_samples
-        return self._model.requests(self._settings.canary_qwen.slots)
+        batch = self._model.requests(self._slots)
+        batch.prepare()
+        self._slots = batch.slots
+        return batch
 
     def discard(self) -> None:
         """Load again the next time."""
@@ -119,7 +124,7 @@ class CanaryQwenSource:
     def _load(self, is_stopping: Callable[[], bool]) -> "CanaryQwen":
         from nemo_lite.number_formats import check_format
         from nemo_lite.salm.checkpoint import read_salm
-        from nemo_lite.salm.memory import available_bytes, required_bytes
+        from nemo_lite.salm.memory import available_bytes, release_unused, required_bytes
         from nemo_lite.salm.model import CanaryQwen
         from stt_server.engine.torch_device import check_memory, choose_device, choose_dtype
 
@@ -129,8 +134,10 @@ class CanaryQwenSource:
         check_format(device, dtype)
         folder = downloads.checkpoint(own.checkpoint)
         found = read_salm(folder, base_model=own.base_model, fetch=downloads.base_model)
-        slots = own.slots or 1
+        slots = self._slots or 1
         needed = required_bytes(found.config, found.llm, dtype, slots=slots, device=device)
+        # Of the model that failed, if this is another attempt.
+        release_unused()
         check_memory(NAME, needed=needed, free=available_bytes(device))
         base = downloads.base or own.base_model
         model = CanaryQwen.load(

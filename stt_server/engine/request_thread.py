@@ -39,8 +39,9 @@ class RequestBatch(Protocol):
         """
         ...
 
-    def step(self) -> Sequence[tuple[int, Transcript]]:
-        """Advance all requests; gives those that are done. What it raises ends the batch."""
+    def step(self) -> Sequence[tuple[int, Transcript | NemoLiteError]]:
+        """Advance all requests; gives those that are done, with what kept one from a transcript.
+        What it raises ends the batch."""
         ...
 
     def cancel(self, request: int) -> None:
@@ -187,10 +188,14 @@ class RequestThread:
             if not tickets:
                 continue
             self._busy_since = time.monotonic()
-            for request, transcript in batch.step():
+            for request, found in batch.step():
                 ticket = tickets.pop(request, None)
-                if ticket is not None:
-                    self._post(self._on_answer, ticket, transcript)
+                if ticket is None:
+                    continue
+                if isinstance(found, NemoLiteError):
+                    self._refuse(ticket, found)
+                else:
+                    self._post(self._on_answer, ticket, found)
 
     def _take_commands(self, batch: RequestBatch, tickets: dict[int, int]) -> bool:
         """Follow all commands there are, waiting for one if there is nothing else to do; False to
@@ -222,9 +227,12 @@ class RequestThread:
         try:
             tickets[batch.add(samples)] = ticket
         except NemoLiteError as error:
-            logger.warning("recogniser.refused", extra={"error": str(error)})
-            refusal = TranscriptionError("the recogniser cannot hear this piece of audio")
-            self._post(self._on_answer, ticket, refusal)
+            self._refuse(ticket, error)
+
+    def _refuse(self, ticket: int, error: NemoLiteError) -> None:
+        logger.warning("recogniser.refused", extra={"error": str(error)})
+        refusal = TranscriptionError("the recogniser cannot hear this piece of audio")
+        self._post(self._on_answer, ticket, refusal)
 
     def _post(self, callback: Callable[..., None], *arguments: object) -> None:
         # The loop may be gone when a thread that hung comes back.

@@ -88,14 +88,17 @@ class SegmentWriter:
         return out
 
     def _finished_piece(self, event: Hypothesis, config: NativeConfig) -> Sequence[WireModel]:
-        """The words before the last cut that are reached, once all of them are stable."""
-        cut = max((cut for cut in self._cuts if cut <= event.end), default=None)
+        """The words before the last of the cuts whose words have all been heard and are stable."""
+        stable = event.stable.count(" ") + 1 if event.stable else 0
+        counts = {
+            cut: sum(word.end <= cut for word in event.words)
+            for cut in self._cuts
+            if cut <= event.end
+        }
+        cut = max((cut for cut, count in counts.items() if count <= stable), default=None)
         if cut is None:
             return []
-        stable = event.stable.count(" ") + 1 if event.stable else 0
-        count = sum(word.end <= cut for word in event.words)
-        if count > stable:
-            return []
+        count = counts[cut]
         self._cuts = [later for later in self._cuts if later > cut]
         words = event.words[self._final_words : count]
         if not words:

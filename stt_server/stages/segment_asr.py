@@ -3,8 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Any
 
 from stt_server.engine.base import SegmentEngine, StreamOptions
 from stt_server.errors import Overloaded, TranscriptionError
@@ -22,6 +20,7 @@ from stt_server.events import (
 )
 from stt_server.pipeline import Progress, Stage
 from stt_server.settings import SessionOptions
+from stt_server.stages.recognition import Recognition, end_tasks
 from stt_server.turns.segments import OVERLAP_SAMPLES, TurnAudio
 from stt_server.turns.turn_text import TurnText
 
@@ -30,21 +29,9 @@ logger = logging.getLogger(__name__)
 RECOGNITION_S = 90.0
 """A piece, and also a turn's final with all its attempts, may take no longer: less than a session
 that finishes is given (`FINISH_STALL_S`)."""
+RETRY_S = 1.0
+"""Wait before what failed at the end of a turn is tried again: at once it would fail alike."""
 TOO_LONG = "the recogniser took too long"
-
-
-@dataclass(frozen=True, slots=True)
-class _Recognition:
-    """One piece under way."""
-
-    audio: Audio
-    task: asyncio.Task[Transcript]
-    is_piece: bool
-    """Its words make an interim; else it is only the final, ahead of time."""
-
-    @property
-    def span(self) -> tuple[int, int]:
-        return self.audio.start, self.audio.end
 
 
 class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
@@ -56,9 +43,10 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
     the final has usually been found when the turn ends, and it does not depend on whether it was:
     else the same span of audio is heard then.
 
-    Stitching costs accuracy: it makes the final only of a turn longer than the engine's window, or
-    when recognising the whole fails. A piece that fails is heard again with the next one; the
-    client is told only of audio that is lost.
+    Stitching costs accuracy: it makes the final only of a turn longer than the engine's window, of
+    one of which words are already final (`segment_finals`), or when recognising the whole fails. A
+    piece that fails is heard again with the next one; the client is told only of audio that is
+    lost, and the session goes on, also when the engine is too busy.
     """
 
     def __init__(
@@ -76,9 +64,10 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
         self._clock = clock
         self._overlap_samples = overlap_samples
         self._text = TurnText()
-        self._turn = self._new_turn(0)
         self._stream_options = StreamOptions()
-        self._recognition: _Recognition | None = None
+        self._recognition: Recognition | None = None
+        self._segment_finals = False
+        self._turn = self._new_turn(0)
         self._tried: tuple[int, int] | None = None
         self._ready: tuple[tuple[int, int], Transcript] | None = None
 
@@ -90,7 +79,8 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
                     # Reading on stops when more audio waits than should.
                     if arriving is None and not self._turn.is_behind:
                         arriving = asyncio.create_task(_next(inputs))
-                    await _first_of(self._recognition.task, arriving)
+                    waited = [self._recognition.task, *([arriving] if arriving else [])]
+                    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                     if self._recognition.task.done():
                         for out in self._take_result(self._recognition):
                             yield out
@@ -100,13 +90,16 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
                 arriving = None
                 if event is None:
                     return
+                if isinstance(event, Configure):
+                    # What was said before it must not be heard of behind its answer.
+                    await self._postpone_interim()
                 if not isinstance(event, Audio):
                     # Also a turn's end: on its way before the final is ready.
                     yield event
                 for out in await self._react(event):
                     yield out
         finally:
-            await _cancel(arriving, self._recognition and self._recognition.task)
+            await end_tasks(arriving, self._recognition and self._recognition.task)
 
     async def _react(self, event: StreamEvent) -> list[StreamEvent]:
         match event:
@@ -132,14 +125,19 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
                 return await self._close_turn(event)
             case Configure(options=options):
                 self._options = options
+                self._segment_finals |= options.segment_finals
             case _:
                 pass
         return []
 
     def _open_turn(self, at: int) -> None:
         self._text.open(at)
-        self._turn = self._new_turn(at)
+        self._forget_turn(at)
         self._stream_options = StreamOptions.of(self._options)
+        self._segment_finals = self._options.segment_finals
+
+    def _forget_turn(self, at: int) -> None:
+        self._turn = self._new_turn(at)
         self._tried = self._ready = None
 
     # Recognitions beside the events
@@ -156,16 +154,17 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
                 return
         half_silence = options.endpointing.silence_ms * SAMPLE_RATE // 2_000
         is_ending = turn.silence_samples >= half_silence
-        if is_ending and turn.whole is not None and turn.whole != self._tried:
-            self._start(turn.slice(*turn.whole), is_piece=False)
+        whole = self._final_span
+        if is_ending and whole is not None and whole != self._tried:
+            self._start(turn.slice(*whole), is_piece=False)
 
     def _start(self, audio: Audio, *, is_piece: bool) -> None:
         task = asyncio.create_task(self._transcribe(audio))
-        self._recognition = _Recognition(audio, task, is_piece)
+        self._recognition = Recognition(audio, task, is_piece)
         if self._recognition.span == self._turn.whole:
             self._tried = self._turn.whole
 
-    def _take_result(self, recognition: _Recognition) -> list[StreamEvent]:
+    def _take_result(self, recognition: Recognition) -> list[StreamEvent]:
         """What follows from a recognition that is done."""
         self._recognition = None
         try:
@@ -176,7 +175,7 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
                 return []
             if self._turn.is_behind:
                 self._turn.give_up(recognition.audio)
-                return [StreamError(error.code, str(error))]
+                return [_loss(str(error))]
             self._turn.postpone()
             return []
         if recognition.span == self._turn.whole:
@@ -190,29 +189,43 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
     async def _drop_recognition(self) -> None:
         recognition, self._recognition = self._recognition, None
         if recognition is not None:
-            await _cancel(recognition.task)
+            await end_tasks(recognition.task)
+            if recognition.span == self._tried:
+                self._tried = None
+
+    async def _postpone_interim(self) -> None:
+        """What is being heard for an interim is heard again with the next piece."""
+        if self._recognition is not None and self._recognition.is_piece:
+            await self._drop_recognition()
+        self._turn.postpone()
 
     # The final
+
+    @property
+    def _final_span(self) -> tuple[int, int] | None:
+        """What one recognition for the final hears; None if it is made of pieces."""
+        has_final_words = self._segment_finals and self._text.has_stable_words
+        return None if has_final_words else self._turn.whole
 
     async def _close_turn(self, ended: TurnEnded) -> list[StreamEvent]:
         lost: list[StreamError] = []
         try:
             async with asyncio.timeout(RECOGNITION_S):
-                transcript = await self._whole() or await self._stitched(lost)
+                whole = self._final_span
+                transcript = await self._whole(whole) if whole is not None else None
+                if transcript is None:
+                    transcript = await self._stitched(lost, has_failed=whole is not None)
         except TimeoutError:
             await self._drop_recognition()
-            lost.append(StreamError(TranscriptionError.code, TOO_LONG))
+            lost.append(_loss(TOO_LONG))
             transcript = self._turn.so_far()
+        # The session may be silent for hours: its audio is not kept.
+        self._forget_turn(ended.at)
         # Once is enough to say that words are missing.
         return [*lost[:1], self._text.close(transcript, at=ended.at)]
 
-    async def _whole(self) -> Transcript | None:
-        """One recognition of the whole turn; None if it is too long for that, or that failed."""
-        whole = self._turn.whole
-        if whole is None:
-            return None
-        if self._ready is not None and self._ready[0] == whole:
-            return self._ready[1]
+    async def _whole(self, whole: tuple[int, int]) -> Transcript | None:
+        """One recognition of the whole turn; None if that failed."""
         if self._recognition is None or self._recognition.span != whole:
             # An interim is of no more use.
             await self._drop_recognition()
@@ -220,29 +233,43 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
         assert self._recognition is not None
         try:
             transcript = await self._recognition.task
-        except TranscriptionError as error:
+        except (TranscriptionError, Overloaded) as error:
             logger.warning("asr.final_failed", extra={"error": str(error)})
             transcript = None
         self._recognition = None
         return transcript
 
-    async def _stitched(self, lost: list[StreamError]) -> Transcript:
-        """The words of all pieces; what went wrong with some is added to `lost`."""
-        if self._recognition is not None:
-            await asyncio.wait([self._recognition.task])
-            out = self._take_result(self._recognition)
+    async def _stitched(self, lost: list[StreamError], *, has_failed: bool) -> Transcript:
+        """The words of all pieces; what went wrong with some is added to `lost`.
+
+        Args:
+            has_failed: The engine failed just now. Then a piece is tried once more, else twice.
+        """
+        recognition = self._recognition
+        if recognition is not None and recognition.is_piece:
+            await asyncio.wait([recognition.task])
+            has_failed = recognition.task.exception() is not None
+            out = self._take_result(recognition)
             lost += [event for event in out if isinstance(event, StreamError)]
+        await self._drop_recognition()
         self._turn.end()
         while (piece := self._turn.piece()) is not None:
+            if has_failed:
+                await asyncio.sleep(RETRY_S)
             try:
                 self._turn.heard(piece, await self._transcribe(piece))
-            except TranscriptionError as error:
-                logger.warning("asr.piece_lost", extra={"error": str(error)})
-                self._turn.give_up(piece)
-                lost.append(StreamError(error.code, str(error)))
+                has_failed = False
+            except (TranscriptionError, Overloaded) as error:
+                logger.warning("asr.piece_failed", extra={"error": str(error), "lost": has_failed})
+                if has_failed:
+                    self._turn.give_up(piece)
+                    lost.append(_loss(str(error)))
+                has_failed = True
         return self._turn.so_far()
 
     async def _transcribe(self, audio: Audio) -> Transcript:
+        if self._ready is not None and self._ready[0] == (audio.start, audio.end):
+            return self._ready[1]
         try:
             async with asyncio.timeout(RECOGNITION_S):
                 return await self._engine.transcribe(audio, self._stream_options)
@@ -259,22 +286,10 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
         )
 
 
+def _loss(message: str) -> StreamError:
+    """Audio of the turn is lost; whatever the engine's reason, the session goes on."""
+    return StreamError(TranscriptionError.code, message)
+
+
 async def _next(inputs: AsyncIterator[StreamEvent]) -> StreamEvent | None:
     return await anext(inputs, None)
-
-
-async def _first_of(*tasks: asyncio.Task[Any] | None) -> None:
-    waited = [task for task in tasks if task is not None]
-    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-
-
-async def _cancel(*tasks: asyncio.Task[Any] | None) -> None:
-    """End tasks whose outcome nobody wants."""
-    ending = [task for task in tasks if task is not None]
-    for task in ending:
-        task.cancel()
-    if ending:
-        await asyncio.wait(ending)
-    for task in ending:
-        if not task.cancelled():
-            task.exception()

@@ -38,17 +38,19 @@ class Outcome(StrEnum):
     EMPTY = "empty"
     """It heard no word where the first pass did."""
     DROPPED = "dropped"
-    """Speech went on, or the session ended."""
+    """Speech went on, pieces of the turn became final, or the session ended."""
 
 
 class TwoPassStage(Stage[StreamEvent, StreamEvent]):
     """Listens to what goes into a streaming stage and replaces the finals that come out.
 
     The second pass hears the whole turn. It begins when speech pauses and is dropped when speech
-    goes on. From the turn's end it has `timeout_s`, during which nothing else goes through this
-    stage; then, or when it fails, the streaming final stands. A turn that is longer than the
-    segment engine's window keeps its streaming final, and so does one of which pieces are already
-    final (`segment_finals`). The streaming engine's failures are told only where it has the word.
+    goes on; it begins anew when the streaming final has words behind what it heard. From the turn's
+    end it has `timeout_s`, during which nothing else goes through this stage; then, or when it
+    fails, the streaming final stands. A turn that is longer than the segment engine's window keeps
+    its streaming final, and so does one of which pieces may already be final (`segment_finals`).
+    The streaming engine's failures are told only where it has the word, and then the first one of
+    what could still have been heard by the second pass.
     """
 
     def __init__(
@@ -68,10 +70,11 @@ class TwoPassStage(Stage[StreamEvent, StreamEvent]):
         self._timeout_s = timeout_s
         self._clock = clock
         self._recording = TurnRecording(engine.max_segment_samples)
-        self._has_pieces = False
+        self._is_cut = self._segment_finals = False
         self._pass: asyncio.Task[Transcript] | None = None
+        self._pass_end = 0
         self._deadline = 0.0
-        self._errors: list[StreamError] = []
+        self._error: StreamError | None = None
 
     async def run(self, inputs: AsyncIterator[StreamEvent]) -> AsyncGenerator[StreamEvent, None]:
         try:
@@ -92,31 +95,35 @@ class TwoPassStage(Stage[StreamEvent, StreamEvent]):
                 await self._drop()
                 if opens_turn:
                     self._recording = TurnRecording(self._engine.max_segment_samples)
-                    self._has_pieces = False
+                    self._is_cut, self._segment_finals = False, self._options.segment_finals
             case SpeechPaused():
                 await self._begin()
             case SegmentEnded():
-                self._has_pieces |= self._options.segment_finals
+                self._is_cut = True
+                await self._give_up_if_pieces()
             case TurnEnded():
                 self._deadline = self._clock() + self._timeout_s
-                await self._begin_if_needed()
+                if self._pass is None or (self._pass.done() and self._pass.exception() is not None):
+                    await self._begin()
             case Configure(options=options):
                 self._options = options
+                self._segment_finals |= options.segment_finals
+                await self._give_up_if_pieces()
             case _:
                 pass
 
     async def _begin(self) -> None:
         await self._drop()
-        audio = None if self._has_pieces else self._recording.whole()
+        audio = self._recording.whole()
         if audio is not None:
+            self._pass_end = audio.end
             self._pass = asyncio.create_task(self._hear(audio), name="second pass")
 
-    async def _begin_if_needed(self) -> None:
-        """The pass that began when speech paused has heard all of the turn but silence."""
-        if self._has_pieces:
+    async def _give_up_if_pieces(self) -> None:
+        """Pieces may be final, of the cuts before segment finals were asked for, too."""
+        if self._is_cut and self._segment_finals:
+            self._recording.give_up()
             await self._drop()
-        elif self._pass is None or (self._pass.done() and self._pass.exception() is not None):
-            await self._begin()
 
     async def _hear(self, audio: Audio) -> Transcript:
         began = self._clock()
@@ -127,19 +134,26 @@ class TwoPassStage(Stage[StreamEvent, StreamEvent]):
     # Out of it
 
     async def _pass_on(self, event: StreamEvent) -> list[StreamEvent]:
-        match event:
-            case StreamError():
-                self._errors.append(event)
-                return []
-            case Hypothesis(is_final=True):
-                errors, self._errors = self._errors, []
-                second = await self._second(event)
-                return [second] if second is not None else [*errors, event]
-            case _:
-                return [event]
+        if isinstance(event, StreamError) and self._recording.is_kept:
+            self._error = self._error or event
+            return []
+        if isinstance(event, Hypothesis) and event.is_final:
+            second = await self._second(event)
+            # The session may be silent for hours: its audio is not kept.
+            self._recording.give_up()
+            if second is not None:
+                self._error = None
+                return [second]
+        if self._error is None or self._recording.is_kept:
+            return [event]
+        error, self._error = self._error, None
+        return [error, event]
 
     async def _second(self, first: Hypothesis) -> Hypothesis | None:
         """The final by the second pass; None when the streaming one stands."""
+        if self._pass is not None and any(word.end > self._pass_end for word in first.words):
+            # Said after the last pause, too softly for the detector or just before the end.
+            await self._begin()
         if self._pass is None:
             return None
         running = self._pass

@@ -1,7 +1,13 @@
 """When a service counts as ready, with engines on a script."""
 
-import pytest
+import json
+import sys
 
+import pytest
+from starlette.requests import Request
+
+from stt_server.app import Endpoints
+from stt_server.engine.base import EngineUnavailable
 from stt_server.engine.fake import ScriptedEngine, ScriptedSegmentEngine
 from stt_server.service import Service, State
 from stt_server.settings import EngineName, Settings
@@ -19,17 +25,15 @@ class FaultyEngine(ScriptedSegmentEngine):
             raise RuntimeError(self.fault)
 
 
-def ready_service(final_engine: FaultyEngine) -> Service:
-    service = Service(SETTINGS, ScriptedEngine(), final_engine)
+def ready_service(
+    engine: ScriptedEngine | FaultyEngine, final_engine: FaultyEngine | None = None
+) -> Service:
+    service = Service(SETTINGS, engine, final_engine)
     service.state = State.READY
     return service
 
 
-async def test_service_is_ready_when_both_recognisers_are() -> None:
-    assert await ready_service(FaultyEngine()).not_ready_reason() is None
-
-
-async def test_fault_of_a_recogniser_shows_at_once_and_ends_with_it() -> None:
+async def test_fault_of_the_recogniser_shows_at_once_and_ends_with_it() -> None:
     engine = FaultyEngine()
     service = ready_service(engine)
     assert await service.not_ready_reason() is None
@@ -41,15 +45,43 @@ async def test_fault_of_a_recogniser_shows_at_once_and_ends_with_it() -> None:
     assert await service.not_ready_reason() is None
 
 
-async def test_both_recognisers_are_checked() -> None:
-    class Broken(ScriptedSegmentEngine):
+async def test_recogniser_that_fails_its_check_is_not_ready() -> None:
+    class Broken(FaultyEngine):
         async def check(self) -> None:
             raise RuntimeError("hears nothing")
 
-    service = Service(SETTINGS, ScriptedEngine(), Broken())
-    service.state = State.READY
+    assert await ready_service(Broken()).not_ready_reason() == "the model does not answer"
 
-    assert await service.not_ready_reason() == "the model does not answer"
+
+async def test_sessions_are_served_without_the_second_recogniser_and_the_operator_sees_it() -> None:
+    final = FaultyEngine()
+    service = ready_service(ScriptedEngine(), final)
+    endpoints, request = Endpoints(service), Request({"type": "http"})
+    assert b"degraded" not in (await endpoints.ready(request)).body
+    assert b'stt_model_serving{model="scripted"} 1.0' in service.metrics.render()
+
+    final.fault = "the recogniser is being restarted"
+
+    answer = await endpoints.ready(request)
+    assert answer.status_code == 200
+    assert json.loads(answer.body)["degraded"] == "scripted: the recogniser is being restarted"
+    assert b'stt_model_serving{model="scripted"} 0.0' in service.metrics.render()
+
+
+async def test_segment_recogniser_without_strops_ends_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in ("stt_server.stages.segment_asr", "stt_server.turns.segments"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "strops", None)
+    service = Service(SETTINGS, ScriptedSegmentEngine())
+
+    try:
+        with pytest.raises(EngineUnavailable, match=r"needs strops: pip install .*segments"):
+            await service.load()
+    finally:
+        await service.close()
+    assert service.state is State.FAILED
 
 
 @pytest.mark.parametrize(("limit", "capacity"), [(None, 4_096), (3, 3)])

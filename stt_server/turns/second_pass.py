@@ -29,6 +29,16 @@ class TurnRecording:
         else:
             self._parts.append(audio)
 
+    def give_up(self) -> None:
+        """Keep nothing, from now on."""
+        self._longest = 0
+        self._parts.clear()
+
+    @property
+    def is_kept(self) -> bool:
+        """There is a `whole`."""
+        return bool(self._parts)
+
     def whole(self) -> Audio | None:
         """All of the turn so far; None if that is nothing, or too long."""
         if not self._parts:

@@ -19,6 +19,11 @@ class TurnText:
         self._sent = ""
         self._estimated_times = False
 
+    @property
+    def has_stable_words(self) -> bool:
+        """Words of the open turn were told that never change again."""
+        return self._stable > 0
+
     def open(self, start: int) -> None:
         """A turn begins at sample `start`."""
         self._turn += 1

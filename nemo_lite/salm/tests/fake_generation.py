@@ -31,13 +31,14 @@ class Letters:
 
 
 class FakeGeneration:
-    """Writes one scripted token per step and request, in `slots` places."""
+    """Writes one scripted token per step and request, in `slots` places; fails at a "\0"."""
 
     def __init__(self, script: Callable[[NDArray[np.float32]], str], *, slots: int = 2) -> None:
         self.script = script
         self.slots = slots
         self.taken: list[tuple[int, PromptIds, int]] = []
         """Samples, prompt and limit of all requests that were ever added."""
+        self.is_prepared = False
         self.cancelled: list[int] = []
         self.most = 0
         """Requests that were here at once."""
@@ -51,6 +52,9 @@ class FakeGeneration:
     @property
     def waiting(self) -> int:
         return len(self._here) - len(self._written)
+
+    def prepare(self) -> None:
+        self.is_prepared = True
 
     def add(self, samples: NDArray[np.float32], prompt: PromptIds, *, max_new_tokens: int) -> int:
         number = len(self.taken)
@@ -67,10 +71,12 @@ class FakeGeneration:
         for number in list(self._written):
             text, limit = self._here[number]
             self._written[number] += 1
-            if self._written[number] >= min(len(text), limit):
-                del self._here[number], self._written[number]
-                text = text[:limit]
-                done.append((number, Generated(tuple(map(ord, text)), tuple(sureness(text)))))
+            failed = text[:limit][self._written[number] - 1 :].startswith("\0")
+            if failed or self._written[number] >= min(len(text), limit):
+                text = text[: self._written.pop(number) - failed]
+                del self._here[number]
+                ids = tuple(map(ord, text))
+                done.append((number, Generated(ids, tuple(sureness(text)), failed)))
         return done
 
     def cancel(self, request: int) -> None:

@@ -113,6 +113,26 @@ def test_weights_have_the_wanted_dtype_and_features_stay_exact(
     assert {tensor.dtype for tensor in others} == {dtype}
 
 
+def test_options_of_adapters_that_are_off_change_nothing(folder: Path) -> None:
+    off = {"use_rslora": False, "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}}
+    off |= {"bias": "none", "modules_to_save": None, "layers_to_transform": None}
+    off |= {"init_lora_weights": True, "lora_dropout": 0.01, "inference_mode": True}
+    edit(folder / "config.json", **{f"lora__{name}": value for name, value in off.items()})
+
+    require_same(float32(read_salm(folder)), tiny_network())
+
+
+@pytest.mark.parametrize("part", ["layers.1.", "v_proj"])
+def test_adapters_that_the_configuration_does_not_name_are_in_every_layer(
+    folder: Path, part: str
+) -> None:
+    edit(folder / "config.json", lora__target_modules=None)
+    require_same(float32(read_salm(folder)), tiny_network())
+
+    with pytest.raises(CheckpointError, match="2 adapters are missing"):
+        read_salm(rewrite(folder, without_adapters(part)))
+
+
 def test_adapters_of_a_bfloat16_file_are_merged_in_float32(tmp_path: Path) -> None:
     folder = write_salm_folder(tmp_path, dtype=torch.bfloat16)
     checkpoint = read_salm(folder)
@@ -243,6 +263,27 @@ def put(name: str, tensor: Tensor) -> Callable[[State], None]:
     return change
 
 
+def without_adapters(part: str) -> Callable[[State], None]:
+    def change(state: State) -> None:
+        for name in [name for name in state if ".lora_" in name and part in name]:
+            del state[name]
+
+    return change
+
+
+def lost_adapter(state: State) -> None:
+    """A weight that looks as if its adapter was merged, unlike the others."""
+    without_adapters("layers.0.self_attn.q_proj")(state)
+    state[f"{PEFT_QUERY}.weight"] = state.pop(f"{PEFT_QUERY}.base_layer.weight")
+
+
+def added_adapter(state: State) -> None:
+    key = PEFT_QUERY.replace("q_proj", "k_proj")
+    weight = state[f"{key}.weight"]
+    state[f"{key}.lora_A.default.weight"] = torch.ones(CONFIG.lora_rank, weight.shape[1])
+    state[f"{key}.lora_B.default.weight"] = torch.ones(weight.shape[0], CONFIG.lora_rank)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -273,6 +314,11 @@ def put(name: str, tensor: Tensor) -> Callable[[State], None]:
             put(f"{PEFT_QUERY}.lora_A.default.weight", torch.ones(4, 31)),
             r"shapes \[4, 31\] and \[64, 4\]",
         ),
+        (without_adapters("layers.1."), "2 adapters are missing, such as that of llm.layers.1"),
+        (without_adapters("v_proj"), "2 adapters are missing, such as that of .*v_proj"),
+        (without_adapters(""), "4 adapters are missing, such as that of .*q_proj"),
+        (lost_adapter, "1 adapters are missing, such as that of .*layers.0.*q_proj"),
+        (added_adapter, "k_proj.weight has an adapter, which"),
         (put(f"{LM}lm_head.weight", torch.ones(96, 32)), "embedding and head differ"),
         (
             put(f"{LM}model.embed_tokens.weight", torch.ones(96, 32)),
@@ -314,6 +360,16 @@ def test_weights_that_do_not_fit_are_named(
         ({"lora__r": 8}, "rank is 8"),
         ({"lora": None}, "rank is 0"),
         ({"lora__lora_alpha": float("nan")}, "lora_alpha"),
+        ({"lora__use_rslora": True}, "adapters with use_rslora are not supported"),
+        ({"lora__use_dora": True}, "use_dora"),
+        ({"lora__rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        ({"lora__alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
+        ({"lora__bias": "lora_only"}, "bias"),
+        ({"lora__modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"lora__layers_to_transform": [0]}, "layers_to_transform"),
+        ({"lora__target_modules": "all-linear"}, "the pattern 'all-linear'"),
+        ({"lora__target_modules": ["q_proj"]}, "v_proj.weight has an adapter, which"),
+        ({"lora__target_modules": ["q_proj", "k_proj", "v_proj"]}, "2 adapters are missing"),
     ],
 )
 def test_configuration_that_makes_no_sense_is_refused(

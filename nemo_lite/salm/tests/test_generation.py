@@ -212,10 +212,47 @@ def test_a_request_fills_its_slot_to_the_last_position() -> None:
     assert found[0] == found[1]
 
 
-def test_what_is_no_number_stays_with_its_request() -> None:
+def poisoned_network() -> SalmNetwork:
+    """Token 7 is no number to it."""
     model = tiny_network()
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone(), requires_grad=False)
     model.embed_tokens.weight[7] = torch.nan
+    return model
+
+
+@pytest.mark.parametrize("graphed", [False, True])
+def test_a_request_ends_at_the_first_result_that_is_no_number_and_says_so(graphed: bool) -> None:
+    model = poisoned_network()
+    batch = new_batch(2, model)
+    if graphed:
+        batch.passes = GraphedPasses(model, batch._cache)
+    poisoned = batch.add(cases()[4].samples, PromptIds((7, 8), (7,)), max_new_tokens=30)
+    sound = add(batch, cases()[4])
+    assert batch.step() == [(poisoned, Generated((), (), failed=True))]
+    assert batch.active + batch.waiting == 1
+    check(drain(batch), {sound: 4})
+
+
+def test_what_was_written_before_a_failure_is_given() -> None:
+    model = tiny_network()
+    batch = new_batch(1, model)
+    number = batch.add(cases()[3].samples, cases()[3].prompt, max_new_tokens=12)
+    written = alone(3).tokens
+    assert len(written) > 2
+    found: list[tuple[int, Generated]] = []
+    for _ in range(2):
+        found += batch.step()
+    assert found == []
+    with torch.inference_mode():
+        model.llm.norm.weight.fill_(torch.inf)
+    ((failed, generated),) = batch.step()
+    assert (failed, generated.failed) == (number, True)
+    assert generated.tokens == written[: len(generated.tokens)]
+    assert 0 < len(generated.tokens) == len(generated.probabilities) < len(written)
+
+
+def test_what_is_no_number_stays_with_its_request() -> None:
+    model = poisoned_network()
     batch = new_batch(1, model)
     poisoned = batch.add(cases()[4].samples, PromptIds((7, 8), (7,)), max_new_tokens=3)
     drain(batch)

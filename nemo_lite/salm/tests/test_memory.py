@@ -1,8 +1,10 @@
 """Memory: what is said beforehand, and what is taken."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from nemo_lite.salm import memory
 from nemo_lite.salm.memory import (
     available_bytes,
     default_slots,
+    release_unused,
     required_bytes,
     slot_bytes,
     weight_bytes,
@@ -94,3 +97,31 @@ def test_slots_by_default_have_room_in_half_of_what_is_free(
     free = int(room * slot_bytes(LLM, "float32"))
     monkeypatch.setattr(memory, "available_bytes", lambda _: free)
     assert default_slots(LLM, "float32", CPU) == slots
+
+
+def test_what_is_gone_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(held() is None))
+    network = tiny_network()
+    network.__dict__["itself"] = network
+    held = weakref.ref(network)
+    gc.disable()
+    try:
+        del network
+        release_unused()
+    finally:
+        gc.enable()
+    assert emptied == [True]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_freed_memory_of_a_gpu_is_available_again() -> None:
+    release_unused()
+    free = available_bytes("cuda")
+    tensor = torch.zeros(2**30, dtype=torch.uint8, device="cuda")
+    del tensor
+    assert available_bytes("cuda") < free
+    release_unused()
+    assert available_bytes("cuda") == pytest.approx(free, rel=0.01)

@@ -10,7 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 import nemo_lite
-from nemo_lite import CanaryQwen, CheckpointError, ShapeError, UnsupportedError
+from nemo_lite import (
+    CanaryQwen,
+    CheckpointError,
+    RecognitionError,
+    ShapeError,
+    UnsupportedError,
+)
 from nemo_lite.number_formats import DtypeName
 from nemo_lite.salm.tests.tiny import CONFIG, noise, tiny_network, tiny_tokenizer
 from nemo_lite.tests.goldens import GOLDENS, Case, load_case, needs_goldens
@@ -63,7 +69,9 @@ def test_a_batch_of_requests_has_the_tokens_that_nemo_generates(golden: CanaryQw
     }
     found: dict[int, list[int]] = {}
     while batch.active or batch.waiting:
-        found |= {numbers[number]: list(t.token_ids) for number, t in batch.step()}
+        for number, transcript in batch.step():
+            assert isinstance(transcript, nemo_lite.Transcript)
+            found[numbers[number]] = list(transcript.token_ids)
     expected = [
         ids[: ids.index(golden.tokenizer.eos_id)] for ids in case().expected["generated_batch"]
     ]
@@ -152,6 +160,30 @@ def test_a_batch_that_failed_is_not_used_again(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(MemoryError):
             model.transcribe([noise(2), noise(1)])
     assert model.transcribe(noise(2))[0] == expected
+
+
+def test_a_result_that_is_not_finite_is_an_error_not_a_text() -> None:
+    model = tiny()
+    (expected,) = model.transcribe(noise(2))
+    embedding = model._network.embed_tokens.weight
+    token = model.tokenizer.prompt("we hear").before[-1]
+    before = embedding[token].clone()
+    embedding[token] = torch.inf
+    with pytest.raises(RecognitionError, match="not finite"):
+        model.transcribe([noise(2), noise(1)], prompt="we hear")
+    embedding[token] = before
+    assert model.transcribe(noise(2))[0] == expected
+
+
+def test_a_prepared_batch_gives_the_same() -> None:
+    model = tiny()
+    batch = model.requests(slots=2)
+    batch.prepare()
+    number = batch.add(noise(2))
+    found: dict[int, object] = {}
+    while not found:
+        found = dict(batch.step())
+    assert found == {number: model.transcribe(noise(2))[0]}
 
 
 def test_a_refused_recording_leaves_the_model_as_it_was() -> None:

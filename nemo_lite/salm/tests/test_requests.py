@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nemo_lite.errors import ShapeError
+from nemo_lite.errors import RecognitionError, ShapeError
 from nemo_lite.results import Transcript
 from nemo_lite.salm.requests import RequestBatch, Window
 from nemo_lite.salm.tests.fake_generation import RATE, FakeGeneration, Letters, sureness, voice
@@ -31,6 +31,7 @@ def run(batch: RequestBatch) -> dict[int, Transcript]:
             return found
         for number, transcript in batch.step():
             assert number not in found
+            assert isinstance(transcript, Transcript)
             found[number] = transcript
     raise AssertionError("it does not end")
 
@@ -112,13 +113,64 @@ def test_a_silent_stretch_of_a_long_recording_is_skipped() -> None:
 
 
 def test_hours_of_audio_are_handed_on_little_by_little() -> None:
-    generation = FakeGeneration(lambda _: "w", slots=2)
+    generation = FakeGeneration(lambda _: "word", slots=2)
     batch = make(generation)
     batch.add(np.tile(voice(4), 100))
-    batch.step()
+    for _ in range(3):
+        batch.step()
     assert len(generation.taken) == 4
     run(batch)
     assert generation.most == 4
+
+
+def test_hours_of_silence_do_not_keep_those_waiting_that_write() -> None:
+    """One step looks at as much silence as two pieces hold, and at as many pieces as are slots."""
+    batch = make(FakeGeneration(lambda _: "w " * 20, slots=3))
+    batch.add(voice(1))
+    silent = batch.add(np.zeros(80 * RATE, np.float32))
+    steps = 1
+    while not any(number == silent for number, _ in batch.step()):
+        steps += 1
+    assert steps >= 10
+    pauses = [batch.add(np.zeros(1_000, np.float32)) for _ in range(7)]
+    assert [[number for number, _ in batch.step()] for _ in range(3)] == [
+        pauses[:3],
+        pauses[3:6],
+        pauses[6:],
+    ]
+
+
+def test_a_request_whose_result_is_not_finite_fails_alone() -> None:
+    generation = FakeGeneration(lambda samples: "a\0b" if len(samples) < RATE else "fine")
+    batch = make(generation)
+    failing, sound = batch.add(voice(0.5)), batch.add(voice(1))
+    found = [answer for _ in range(4) for answer in batch.step()]
+    assert [number for number, _ in found] == [failing, sound]
+    (_, error), (_, transcript) = found
+    assert isinstance(error, RecognitionError)
+    assert "not finite" in str(error)
+    assert isinstance(transcript, Transcript)
+    assert transcript.text == "fine"
+
+
+def test_nothing_is_done_for_other_pieces_of_a_request_that_failed() -> None:
+    texts = iter(["long enough", "\0", *["no"] * 20])
+    generation = FakeGeneration(lambda _: next(texts))
+    batch = make(generation)
+    failing = batch.add(voice(60))
+    ((number, error),) = batch.step()
+    assert number == failing
+    assert isinstance(error, RecognitionError)
+    assert (batch.active, batch.waiting) == (generation.active, generation.waiting) == (0, 0)
+    assert batch.step() == []
+    assert len(generation.taken) == 2
+
+
+def test_two_pieces_of_a_request_that_fail_in_one_step_are_one_failure() -> None:
+    batch = make(FakeGeneration(lambda _: "\0"))
+    failing = batch.add(voice(7))
+    assert [number for number, _ in batch.step()] == [failing]
+    assert batch.step() == []
 
 
 def test_a_short_request_does_not_wait_for_all_of_a_long_one() -> None:
@@ -138,6 +190,12 @@ def test_a_request_is_given_in_the_step_that_finishes_it() -> None:
     batch = make(generation)
     numbers = [batch.add(voice(1)) for _ in range(5)]
     assert [number for _ in numbers for number, _ in batch.step()] == numbers
+
+
+def test_preparing_prepares_what_writes_the_tokens() -> None:
+    generation = FakeGeneration(lambda _: "w")
+    make(generation).prepare()
+    assert generation.is_prepared
 
 
 def test_a_cancelled_request_leaves_nothing_behind() -> None:
@@ -218,7 +276,7 @@ def test_every_request_is_given_once_and_is_what_it_is_alone(
 ) -> None:
     batch = make(FakeGeneration(length_of, slots=slots))
     numbers = [batch.add(voice(length)) for length in seconds]
-    found = dict(batch.step()) if seconds else {}
+    found = {number: done for number, done in batch.step() if isinstance(done, Transcript)}
     for number in cancelled:
         batch.cancel(number)
     found |= run(batch)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from nemo_lite.salm import word_times as word_times_module
 from nemo_lite.salm.tests.fake_generation import RATE
 from nemo_lite.salm.word_times import word_times
 from nemo_lite.tests.goldens import SHARED
@@ -75,17 +76,39 @@ def test_no_words_have_no_times() -> None:
     assert word_times([], sounds((0, 1), seconds=1), RATE) == []
 
 
+def test_more_than_speech_can_be_is_spread_over_the_sound_at_no_cost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples = np.concatenate([sounds((0, 0.08), seconds=0.16)] * 250)
+    monkeypatch.setattr(word_times_module, "_assign", lambda *_: pytest.fail("takes too long"))
+    times = word_times(["go"] * 400, samples, RATE)
+    assert all(first.end <= second.start for first, second in pairwise(times))
+    assert all(word.start < word.end for word in times)
+    assert times[0].start == pytest.approx(0, abs=0.03)
+    assert times[200].start == pytest.approx(20, abs=0.1)
+    assert times[-1].end == pytest.approx(39.92, abs=0.03)
+    # No word begins in a silence, but for what windows of 30 ms cannot tell.
+    assert all(word.start % 0.16 < 0.1 or word.start % 0.16 > 0.14 for word in times)
+
+
 @given(
     words=st.lists(
         st.sampled_from(["a", "seven", "2026,", "-", "Bye.", "extraordinarily"]), max_size=40
     ),
     edges=st.lists(st.floats(0, 4), max_size=12, unique=True).map(sorted),
     seconds=st.sampled_from([0.001, 0.3, 4.0]),
+    most=st.sampled_from([0, 12_000]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=90, deadline=None)
 def test_words_are_in_order_and_within_the_audio(
-    words: list[str], edges: list[float], seconds: float
+    words: list[str], edges: list[float], seconds: float, most: int
 ) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(word_times_module, "_MOST", most)
+        check_order(words, edges, seconds)
+
+
+def check_order(words: list[str], edges: list[float], seconds: float) -> None:
     samples = sounds(*zip(edges[::2], edges[1::2], strict=False), seconds=seconds)
     times = word_times(words, samples, RATE)
     assert len(times) == len(words)

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from numpy.typing import NDArray
 
 from nemo_lite import results
 from nemo_lite.errors import DownloadError
 from nemo_lite.tests.fake_hub import FakeHub, running
 from stt_server.engine.base import EngineUnavailable, SegmentEngine, StreamOptions, SupervisedEngine
-from stt_server.engine.canary_qwen import CanaryQwenEngine, to_transcript
+from stt_server.engine.canary_qwen import CanaryQwenEngine, CanaryQwenSource, to_transcript
 from stt_server.engine.downloads import Downloads
 from stt_server.errors import Overloaded
 from stt_server.events import SAMPLE_RATE, Audio
@@ -23,6 +24,8 @@ SALM = Path(__file__).resolve().parents[3] / "../shared/goldens/salm"
 TINY = SALM / "canary_qwen_model"
 
 pytest.importorskip("torch")
+from nemo_lite.salm.requests import RequestBatch  # noqa: E402
+
 needs_checkpoint = pytest.mark.skipif(not TINY.exists(), reason="shared goldens are not here")
 
 
@@ -115,6 +118,44 @@ async def test_model_that_does_not_fit_is_not_loaded(monkeypatch: pytest.MonkeyP
     with pytest.raises(EngineUnavailable, match="GB are free"):
         async with engine():
             pass
+
+
+@needs_checkpoint
+async def test_batch_is_prepared_before_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    add = RequestBatch.add
+
+    def recorded(batch: RequestBatch, samples: NDArray[np.float32]) -> int:
+        calls.append("add")
+        return add(batch, samples)
+
+    monkeypatch.setattr(RequestBatch, "prepare", lambda _: calls.append("prepare"))
+    monkeypatch.setattr(RequestBatch, "add", recorded)
+    async with engine():
+        assert calls == ["prepare", "add"]
+
+
+@needs_checkpoint
+def test_later_batches_are_as_large_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = CanaryQwenSource(settings(canary_qwen={"checkpoint": str(TINY)}))
+    first = source.open(lambda: False)
+    assert first.slots > 1
+
+    monkeypatch.setattr("nemo_lite.salm.memory.available_bytes", lambda _: 0)
+
+    assert source.open(lambda: False).slots == first.slots
+
+
+@needs_checkpoint
+def test_memory_of_the_model_that_failed_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = CanaryQwenSource(settings())
+    source.open(lambda: False)
+    source.discard()
+    kept = [True]
+    monkeypatch.setattr("nemo_lite.salm.memory.release_unused", kept.clear)
+    monkeypatch.setattr("nemo_lite.salm.memory.available_bytes", lambda _: 0 if kept else 10**12)
+
+    assert source.open(lambda: False).slots == 2
 
 
 def test_times_become_positions_in_the_stream() -> None:

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from nemo_lite.errors import ShapeError
+from nemo_lite.errors import NemoLiteError, ShapeError
 from nemo_lite.results import Transcript
 from stt_server.engine import request_worker
 from stt_server.engine.base import EngineUnavailable
-from stt_server.engine.request_worker import PENDING_PER_SLOT, RequestWorker
+from stt_server.engine.request_worker import MAX_STUCK, PENDING_PER_SLOT, RequestWorker
 from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import Samples
 from stt_server.tests.polling import until
@@ -35,10 +35,11 @@ def text(count: int) -> str:
 class ScriptedModel:
     """A `RequestSource` whose batches finish each request with the second step.
 
-    While `gate` is closed steps hang; a request of `POISON` samples makes one raise.
+    While `gate` is closed steps hang; a request of `POISON` samples makes one raise. `REFUSED` ones
+    are not taken, `UNHEARD` ones are and come to nothing.
     """
 
-    POISON, REFUSED = 13, 17
+    POISON, REFUSED, UNHEARD = 13, 17, 19
 
     def __init__(self, slots: int = 2) -> None:
         self.slots = slots
@@ -82,20 +83,22 @@ class ScriptedBatch:
         self._requests[self._made] = (len(samples), 2)
         return self._made
 
-    def step(self) -> Sequence[tuple[int, Transcript]]:
+    def step(self) -> Sequence[tuple[int, Transcript | NemoLiteError]]:
         self._model.threads.add(threading.get_ident())
         if not self._model.gate.is_set():
             self._model.stepping.set()
         self._model.gate.wait()
         self._model.most_at_once = max(self._model.most_at_once, len(self._requests))
-        done: list[tuple[int, Transcript]] = []
+        done: list[tuple[int, Transcript | NemoLiteError]] = []
         for request, (count, steps) in list(self._requests.items()):
             if count == ScriptedModel.POISON:
                 raise ZeroDivisionError("the model broke")
             self._requests[request] = (count, steps - 1)
             if steps == 1:
                 del self._requests[request]
-                done.append((request, Transcript(text(count), (), (), (), ())))
+                is_heard = count != ScriptedModel.UNHEARD
+                found = Transcript(text(count), (), (), (), ()) if is_heard else NemoLiteError("no")
+                done.append((request, found))
         return done
 
     def cancel(self, request: int) -> None:
@@ -158,6 +161,7 @@ async def test_cancelled_request_leaves_the_batch() -> None:
     model = ScriptedModel()
     async with serving(model) as worker:
         first, second = await waiting_at_the_gate(worker, model, 5, 6)
+        await until(model.stepping.is_set, "the model is busy")
         first.cancel()
         await asyncio.wait([first])
         model.gate.set()
@@ -188,10 +192,11 @@ async def test_audio_of_requests_withdrawn_while_the_model_is_busy_is_let_go() -
     assert 6 not in model.cancelled
 
 
-async def test_refused_request_harms_nobody() -> None:
+@pytest.mark.parametrize("count", [ScriptedModel.REFUSED, ScriptedModel.UNHEARD])
+async def test_refused_request_harms_nobody(count: int) -> None:
     model = ScriptedModel()
     async with serving(model) as worker:
-        good, bad = await waiting_at_the_gate(worker, model, 5, ScriptedModel.REFUSED)
+        good, bad = await waiting_at_the_gate(worker, model, 5, count)
         model.gate.set()
 
         assert (await good).text == text(5)
@@ -215,22 +220,48 @@ async def test_exception_fails_the_requests_under_way_and_a_new_batch_is_made() 
     assert (model.loads, model.batches) == (1, 2)
 
 
-async def test_requests_are_refused_at_once_while_the_model_restarts() -> None:
+async def broken(worker: RequestWorker, model: ScriptedModel) -> None:
+    """A model that fails and cannot be loaded again."""
+    model.load_error = RuntimeError("out of memory")
+    with pytest.raises(TranscriptionError):
+        await worker.recognise(audio(ScriptedModel.POISON))
+    await until(lambda: worker.fault is not None, "the fault is noticed")
+
+
+async def test_requests_wait_while_the_model_restarts() -> None:
     model = ScriptedModel()
     async with serving(model) as worker:
-        model.load_error = RuntimeError("out of memory")
-        with pytest.raises(TranscriptionError):
-            await worker.recognise(audio(ScriptedModel.POISON))
-        await until(lambda: worker.fault is not None, "the fault is noticed")
-
-        with pytest.raises(TranscriptionError, match="restarted, try again"):
-            await worker.recognise(audio(5))
-        with pytest.raises(TranscriptionError):
+        await broken(worker, model)
+        task = asyncio.create_task(worker.recognise(audio(5)))
+        with pytest.raises(TranscriptionError, match="being restarted"):
             await worker.check()
+        assert worker.slots == 2
 
         model.load_error = None
-        await until(lambda: worker.fault is None, "the worker serves again")
+        assert (await task).text == text(5)
+        assert worker.fault is None
     assert model.loads == 2
+
+
+async def test_requests_are_refused_when_the_restart_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(request_worker, "RESTART_WAIT_S", 0.01)
+    model = ScriptedModel()
+    async with serving(model) as worker:
+        await broken(worker, model)
+        with pytest.raises(TranscriptionError, match="restarted, try again"):
+            await worker.recognise(audio(5))
+
+
+async def test_requests_that_wait_for_a_restart_end_with_the_worker() -> None:
+    model = ScriptedModel()
+    async with serving(model) as worker:
+        await broken(worker, model)
+        task = asyncio.create_task(worker.recognise(audio(5)))
+        await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="shutting down"):
+        await task
 
 
 async def test_step_that_hangs_fails_its_requests_and_the_model_is_loaded_again() -> None:
@@ -255,6 +286,47 @@ async def test_model_that_goes_on_hanging_is_given_up() -> None:
         with pytest.raises(TranscriptionError):
             await task
         await until(lambda: "restart the server" in (worker.fault or ""), "it is given up")
+        with pytest.raises(TranscriptionError, match="hangs"):
+            await worker.recognise(audio(5))
+
+        # All come back: they were only slow.
+        model.gate.set()
+        await until(lambda: worker.fault is None, "the worker serves again")
+        assert (await worker.recognise(audio(6))).text == text(6)
+
+
+async def test_threads_that_came_back_are_forgiven() -> None:
+    model = ScriptedModel()
+    async with serving(model, step_timeout_s=HANG_S) as worker:
+        for _ in range(MAX_STUCK + 1):
+            (task,) = await waiting_at_the_gate(worker, model, 5)
+            with pytest.raises(TranscriptionError):
+                await task
+            model.gate.set()
+            await until(lambda: worker.fault is None, "the worker serves again")
+
+
+async def test_busy_model_is_well_without_a_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_worker, "EVIDENCE_S", 0.0)
+    model = ScriptedModel(slots=1)
+    async with serving(model) as worker:
+        tasks = await waiting_at_the_gate(worker, model, *range(20, 20 + PENDING_PER_SLOT))
+        async with asyncio.timeout(5.0):
+            await worker.check()
+        model.gate.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_idle_model_has_to_recognise_a_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_worker, "EVIDENCE_S", 0.0)
+    model = ScriptedModel()
+    async with serving(model) as worker:
+        model.gate.clear()
+        check = asyncio.create_task(worker.check())
+        await until(model.stepping.is_set, "the model is asked")
+        assert not check.done()
+        model.gate.set()
+        await check
 
 
 async def test_more_requests_than_can_be_answered_in_time_are_refused() -> None:
@@ -271,7 +343,7 @@ async def test_more_requests_than_can_be_answered_in_time_are_refused() -> None:
 async def test_request_that_takes_too_long_is_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     model = ScriptedModel()
     async with serving(model) as worker:
-        monkeypatch.setattr(request_worker, "REQUEST_S", 0.01)
+        monkeypatch.setattr(request_worker, "REQUEST_S", 0.2)
         (task,) = await waiting_at_the_gate(worker, model, 5)
         with pytest.raises(TranscriptionError, match="too long"):
             await task

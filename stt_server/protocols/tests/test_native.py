@@ -685,6 +685,21 @@ def test_words_before_a_cut_become_final_once_they_are_stable() -> None:
     ]
 
 
+def test_words_before_an_earlier_cut_are_final_although_those_before_a_later_one_may_change() -> (
+    None
+):
+    out = pieces_of(
+        new_codec(segment_finals="true", interim="false"),
+        SegmentEnded(3 * SAMPLE_RATE // 2),
+        SegmentEnded(2 * SAMPLE_RATE),
+        SegmentEnded(3 * SAMPLE_RATE),
+        interim(FOUR, stable=3),
+        final(FOUR),
+    )
+
+    assert out == [("one two", True, False), ("three four", True, True)]
+
+
 def test_cut_counts_only_when_it_has_been_heard() -> None:
     out = pieces_of(
         new_codec(segment_finals="true"),

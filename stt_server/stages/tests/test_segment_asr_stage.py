@@ -5,9 +5,11 @@ knows when each word is said.
 """
 
 import asyncio
+import json
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -37,6 +39,8 @@ from stt_server.events import (
     Word,
 )
 from stt_server.pipeline import Progress
+from stt_server.protocols.native import NativeCodec
+from stt_server.protocols.native_config import Abilities
 from stt_server.settings import EndpointingMode, EndpointingSettings, SessionOptions
 from stt_server.stages.segment_asr import RECOGNITION_S, SegmentAsrStage
 from stt_server.stages.tests.virtual_time import run
@@ -263,7 +267,7 @@ ENDPOINTING = st.builds(
 ENGINES = st.fixed_dictionaries(
     {
         "window_s": st.sampled_from([6.0, 15.0, 40.0]),
-        "latency_s": st.sampled_from([0.0, 0.05, 0.5, 3.0]),
+        "latency_s": st.sampled_from([0.0, 0.05, 0.5, 1.5, 2.0, 3.0]),
     }
 )
 FAILING = st.frozensets(st.integers(0, 12), max_size=6)
@@ -282,18 +286,21 @@ def check_order(outcome: Outcome) -> None:
     numbers = [final.turn for final in outcome.finals]
     assert numbers == list(range(sum(isinstance(e, TurnEnded) for e in passed)))
     is_open = False
+    last_turn_end = 0
     for before, event in pairwise([None, *outcome.events]):
         match event:
             case SpeechStarted(opens_turn=True):
                 is_open = True
             case TurnEnded():
                 is_open = False
+                last_turn_end = event.at
             case StreamError() if not is_open:
                 assert isinstance(before, TurnEnded), "losses at the end are told at once"
             case Hypothesis(is_final=True):
                 assert isinstance(before, TurnEnded | StreamError)
             case Hypothesis():
                 assert is_open, "an interim outside its turn"
+                assert event.words[0].end > last_turn_end, "words of the turn before"
             case _:
                 pass
 
@@ -530,11 +537,42 @@ def test_an_overloaded_engine_costs_interims_first() -> None:
     assert outcome.texts == [(said(speech, (0, speech.samples)), True)]
 
 
-def test_an_engine_too_busy_for_a_final_ends_the_session() -> None:
-    speech = Speech.of((5, 2.0))
-    ear = Ear(speech.words, failing=frozenset(range(9)), error=Overloaded)
-    with pytest.raises(Overloaded):
-        session(speech, ear)
+@pytest.mark.parametrize("error", [TranscriptionError, Overloaded])
+def test_an_engine_that_cannot_make_the_final_leaves_what_was_heard_so_far(
+    error: type[TranscriptionError] | type[Overloaded],
+) -> None:
+    speech = Speech.of((20, 0.5), (20, 2.0), (5, 2.0))
+    # The second piece, the whole ahead of time, the whole and the rest of it at the turn's end.
+    ear = Ear(speech.words, latency_s=0.1, failing=frozenset({1, 2, 3, 4}), error=error)
+    outcome = session(speech, ear)
+    texts = [final.text for final in outcome.finals]
+    names = [word.text for word in speech.words]
+    assert texts == [" ".join(names[:20]), " ".join(names[40:])]
+    assert [told.code for told in outcome.errors] == ["TRANSCRIPTION_ERROR"]
+
+
+class Away(Ear):
+    """Fails at once for half a second from the turn's end on."""
+
+    away_s: tuple[float, float] = (0.0, 0.0)
+
+    async def transcribe(self, audio: Audio, options: StreamOptions) -> Transcript:
+        if self.away_s[0] <= asyncio.get_running_loop().time() < self.away_s[1]:
+            raise self.error("restarting")
+        return await super().transcribe(audio, options)
+
+
+@pytest.mark.parametrize("error", [TranscriptionError, Overloaded])
+@pytest.mark.parametrize("segment_finals", [False, True])
+def test_an_engine_that_fails_at_once_for_a_moment_loses_no_word(
+    error: type[TranscriptionError] | type[Overloaded], segment_finals: bool
+) -> None:
+    speech = Speech.of((40, 0.4), (20, 0.0))
+    ear = Away(speech.words, error=error)
+    ear.away_s = (speech.samples / SECOND, speech.samples / SECOND + 0.5)
+    outcome = session(speech, ear, SessionOptions(segment_finals=segment_finals))
+    assert [final.text for final in outcome.finals] == [said(speech, (0, speech.samples))]
+    assert not outcome.errors
 
 
 def test_finish_in_mid_word_transcribes_everything() -> None:
@@ -620,6 +658,144 @@ def test_words_of_one_turn_are_not_shown_in_the_next() -> None:
         "w0 w1 w2 w3 w4",
         "w5 w6 w7 w8 w9",
     ]
+
+
+@pytest.mark.parametrize(("latency_s", "silence_s"), [(2.0, 6.0), (2.4, 5.1), (3.0, 6.0)])
+def test_what_was_heard_ahead_of_the_end_serves_as_a_piece_and_stays_in_its_turn(
+    latency_s: float, silence_s: float
+) -> None:
+    # Too short for a cut: heard ahead of the end, and cut off once the silence is long.
+    speech = Speech.of((2, silence_s), (2, 6.0))
+    ear = Ear(speech.words, latency_s=latency_s)
+    options = SessionOptions(endpointing=EndpointingSettings(silence_ms=5_000))
+    outcome = session(speech, ear, options)
+    check_order(outcome)
+    assert [final.text for final in outcome.finals] == ["w0 w1", "w2 w3"]
+    assert len(ear.heard) == 2
+
+
+def test_a_piece_that_is_being_heard_when_the_final_is_ready_is_dropped() -> None:
+    # The last word has no cut of its own: heard ahead with all of the turn, then as a piece.
+    speech = Speech.of((20, 0.5), (1, 5.1), (5, 6.0))
+    ear = Ear(speech.words, latency_s=2.2)
+    options = SessionOptions(endpointing=EndpointingSettings(silence_ms=5_000))
+    outcome = session(speech, ear, options)
+    check_order(outcome)
+    assert len(ear.cancelled_at_s) == 1
+    assert [len(final.words) for final in outcome.finals] == [21, 5]
+
+
+def test_a_recognition_under_way_gives_nothing_after_the_answer_to_a_configuration() -> None:
+    speech = Speech.of((6, 0.5), (6, 0.5), (6, 2.0))
+    configure = Configure(SessionOptions())
+    # Between the first two cuts, while the first piece is being heard.
+    outcome = session(speech, Ear(speech.words, latency_s=1.5), inserts={14: configure})
+    answered = outcome.events.index(configure)
+    cuts = [event.at for event in outcome.events if isinstance(event, SegmentEnded)]
+    assert isinstance(outcome.events[answered - 1], SpeechStarted | SegmentEnded)
+    later = [event for event in outcome.events[answered:] if isinstance(event, Hypothesis)]
+    assert all(hypothesis.end > cuts[0] for hypothesis in later)
+    assert outcome.finals[0].text == said(speech, (0, speech.samples))
+
+
+def test_a_final_is_found_ahead_of_the_end_although_its_piece_was_postponed() -> None:
+    speech = Speech.of((6, 2.0))
+    # In the pause, while the piece that is the whole turn is being heard.
+    inserts: dict[int, StreamEvent] = {13: Configure(SessionOptions())}
+    outcome = session(speech, ear := Ear(speech.words, latency_s=0.5), inserts=inserts)
+    assert len(ear.cancelled_at_s) == 1
+    ended = outcome.when(lambda event: isinstance(event, TurnEnded))
+    final = outcome.when(lambda event: isinstance(event, Hypothesis) and event.is_final)
+    assert final == ended
+
+
+def test_audio_of_a_turn_is_not_kept_behind_its_final() -> None:
+    kept: list[weakref.ref[Samples]] = []
+
+    async def turn() -> AsyncIterator[StreamEvent]:
+        yield SpeechStarted(0, opens_turn=True)
+        samples = np.zeros(5 * SECOND, dtype=np.float32)
+        kept.append(weakref.ref(samples))
+        yield Audio(0, samples, speech=True)
+        del samples
+        yield TurnEnded(5 * SECOND, TurnEndReason.FLUSH)
+        await asyncio.sleep(60)
+
+    async def main() -> bool:
+        stage = SegmentAsrStage(Ear([]), SessionOptions(), Progress(), clock=lambda: 0.0)
+        async with aclosing(stage.run(turn())) as events:
+            async for event in events:
+                if isinstance(event, Hypothesis):
+                    break
+            return kept[0]() is None
+
+    assert run(main())
+
+
+# Finals of pieces
+
+
+class SecondThoughts(Ear):
+    """Writes the first word as two once it hears much at once."""
+
+    async def transcribe(self, audio: Audio, options: StreamOptions) -> Transcript:
+        transcript = await super().transcribe(audio, options)
+        words = transcript.words
+        if audio.end - audio.start > 16 * SECOND and words:
+            first = words[0]
+            words = (replace(first, text="well"), first, *words[1:])
+        return replace(transcript, words=words, stable=len(words))
+
+
+def segments(outcome: Outcome, options: SessionOptions) -> list[dict[str, object]]:
+    """What a client of the native protocol gets."""
+    codec = NativeCodec(
+        session_id="s",
+        defaults=options,
+        abilities=Abilities(models=frozenset({"m"})),
+        max_audio_bytes=1 << 20,
+        query={},
+    )
+    for event in outcome.events:
+        if isinstance(event, Configure):
+            finals = event.options.segment_finals
+            codec.decode(json.dumps({"type": "config", "segmentFinals": finals}))
+    messages = [json.loads(str(m)) for event in outcome.events for m in codec.encode(event)]
+    return [message for message in messages if "text" in message]
+
+
+def check_pieces(sent: list[dict[str, object]], speech: Speech) -> None:
+    """There are pieces, and with the final they give every word once."""
+    finals = [message for message in sent if message["isFinal"]]
+    assert any(not message["isEndOfTurn"] for message in finals)
+    text = " ".join(str(message["text"]) for message in finals).split()
+    assert text == [word.text for word in speech.words]
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_pieces_and_the_final_of_their_turn_give_every_word_once(is_long: bool) -> None:
+    speech = Speech.of(*[(20, 0.5)] * (18 if is_long else 2), (20, 2.0))
+    options = SessionOptions(segment_finals=True)
+    ear = (Ear if is_long else SecondThoughts)(speech.words, latency_s=0.1)
+    check_pieces(segments(session(speech, ear, options), options), speech)
+
+
+def test_pieces_that_are_asked_for_in_the_middle_of_a_turn_do_not_repeat_words() -> None:
+    speech = Speech.of((20, 0.5), (20, 0.5), (12, 2.0))
+    # Before the second cut; and off again before the end.
+    inserts: dict[int, StreamEvent] = {
+        45: Configure(SessionOptions(segment_finals=True)),
+        76: Configure(SessionOptions(segment_finals=False)),
+    }
+    outcome = session(speech, SecondThoughts(speech.words, latency_s=0.1), inserts=inserts)
+    check_pieces(segments(outcome, SessionOptions()), speech)
+
+
+def test_a_turn_of_which_no_word_is_final_is_recognised_as_a_whole() -> None:
+    speech = Speech.of((6, 0.5), (6, 2.0))
+    options = SessionOptions(segment_finals=True)
+    outcome = session(speech, Ear(speech.words, latency_s=0.1), options)
+    assert outcome.finals[0].confidence is not None
 
 
 def test_a_session_that_is_cut_off_cancels_its_recognition() -> None:

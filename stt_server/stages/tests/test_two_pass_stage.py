@@ -1,7 +1,9 @@
 """Two passes over each turn: what the second one hears, and which text becomes the final."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +20,7 @@ from stt_server.events import (
     Configure,
     Flush,
     Hypothesis,
+    Samples,
     SegmentEnded,
     SpeechPaused,
     SpeechStarted,
@@ -29,7 +32,7 @@ from stt_server.events import (
     Word,
 )
 from stt_server.metrics import Metrics
-from stt_server.pipeline import Progress
+from stt_server.pipeline import Progress, Stage
 from stt_server.settings import SessionOptions
 from stt_server.stages.asr import StreamingAsrStage
 from stt_server.stages.tests.virtual_time import run as run_virtually
@@ -153,19 +156,25 @@ def paused(word: int) -> SpeechPaused:
     return SpeechPaused(word * WORD_SAMPLES)
 
 
+def silence(word: int) -> Audio:
+    """Too little audio for a word, behind the scripted engine's words up to `word`."""
+    samples = np.zeros(WORD_SAMPLES - 1, dtype=np.float32)
+    return Audio(word * WORD_SAMPLES, samples, speech=True)
+
+
 def turn(at: float = 0.0, first: int = 0) -> list[Timed]:
     """Three words, a pause at `at` + 1 s and the end of the turn 1.2 s after that."""
     return [
         (at, started(first)),
         (at + 1, speech(first, first + 3)),
         (at + 1, paused(first + 3)),
-        (at + 2, speech(first + 3, first + 6)),
+        (at + 2, silence(first + 3)),
         (at + 2.2, ended(first + 3)),
     ]
 
 
-FIRST_TEXT = "the quick brown fox jumps over"
-"""What the streaming engine hears in a turn of six words."""
+FIRST_TEXT = "the quick brown"
+"""What the streaming engine hears in a turn."""
 
 
 def test_second_pass_that_began_at_the_pause_is_the_final_at_once() -> None:
@@ -201,7 +210,7 @@ def test_failing_second_pass_leaves_the_streaming_final_at_once_and_no_error() -
 def test_pass_that_failed_before_the_turn_ended_is_tried_again() -> None:
     outcome = play(turn(), Calls(seconds=(0.1,), failing=frozenset({0})))
 
-    assert outcome.finals == [(2.3, "Heard 6 words.")]
+    assert outcome.finals == [(2.3, "Heard 3 words.")]
     assert (outcome.count("failed"), outcome.count("ready")) == (1, 1)
 
 
@@ -230,7 +239,7 @@ def test_turn_that_ends_in_mid_speech_is_heard_whole_afterwards() -> None:
 
 
 def test_turn_longer_than_the_window_keeps_its_streaming_final() -> None:
-    outcome = play(turn(), window_words=5)
+    outcome = play(turn(), window_words=3)
 
     # The pass at the pause fitted; at the end of the turn there is only silence more.
     assert outcome.engine.heard == [(0, 3)]
@@ -254,6 +263,35 @@ def test_turn_with_pieces_that_are_final_keeps_its_streaming_final() -> None:
     assert outcome.finals == [(2.2, FIRST_TEXT)]
 
     assert play(events).finals == [(2.2, "Heard 3 words.")]
+
+
+def test_turn_that_was_cut_before_pieces_were_asked_for_keeps_its_streaming_final() -> None:
+    cut = [*turn()[:3], (1.0, SegmentEnded(3 * WORD_SAMPLES))]
+    on = (1.5, Configure(SessionOptions(segment_finals=True)))
+    off = (1.6, Configure(SessionOptions(segment_finals=False)))
+
+    for asked in ([on], [on, off]):
+        assert play([*cut, *asked, *turn()[3:]]).finals == [(2.2, FIRST_TEXT)]
+    # And the turn after it is heard again.
+    later = play([*cut, on, off, *turn()[3:], *turn(3.0, first=8)])
+    assert later.finals[1] == (5.2, "Heard 3 words.")
+
+
+QUIET_WORD = [*turn()[:3], (2.0, speech(3, 4)), (2.2, ended(3, TurnEndReason.FLUSH))]
+"""The streaming engine hears a fourth word, behind what the detector calls the end of speech."""
+
+
+def test_word_that_only_the_streaming_engine_heard_is_heard_again() -> None:
+    outcome = play(QUIET_WORD, Calls(seconds=(0.1, 0.4)))
+
+    assert outcome.engine.heard == [(0, 3), (0, 4)]
+    assert outcome.finals == [(2.6, "Heard 4 words.")]
+
+
+def test_word_that_cannot_be_heard_again_in_time_stays_in_the_streaming_final() -> None:
+    assert play(QUIET_WORD, Calls(seconds=(0.1, 9.0))).finals == [(2.9, "the quick brown fox")]
+    # All of the turn is longer than the window.
+    assert play(QUIET_WORD, window_words=3).finals == [(2.2, "the quick brown fox")]
 
 
 def test_options_of_the_session_reach_the_stage() -> None:
@@ -287,11 +325,11 @@ def test_interims_of_the_next_turn_wait_for_the_final_no_longer_than_the_time_bo
 
 
 def test_words_of_the_final_have_the_times_of_the_streaming_engine() -> None:
-    outcome = play(turn(), Calls(words="The quick Brown, fox jumps over"))
+    outcome = play(turn(), Calls(words="The quick Brown,"))
 
     final = outcome.events[-1]
     assert isinstance(final, Hypothesis)
-    assert [word.start // WORD_SAMPLES for word in final.words] == [0, 1, 2, 3, 4, 5]
+    assert [word.start // WORD_SAMPLES for word in final.words] == [0, 1, 2]
     assert not final.estimated_times
 
 
@@ -350,6 +388,90 @@ def test_engine_without_a_place_leaves_the_streaming_final() -> None:
 def test_fault_of_the_program_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
         run_virtually(run_broken(ZeroDivisionError()))
+
+
+class Failing(Stage[StreamEvent, StreamEvent]):
+    """A streaming stage whose engine fails at every audio."""
+
+    def run(self, inputs: AsyncIterator[StreamEvent]) -> AsyncGenerator[StreamEvent, None]:
+        return self._run(inputs)
+
+    async def _run(self, inputs: AsyncIterator[StreamEvent]) -> AsyncGenerator[StreamEvent, None]:
+        async for event in inputs:
+            if isinstance(event, Audio):
+                yield StreamError("TRANSCRIPTION_ERROR", str(event.start))
+            else:
+                yield event
+            if isinstance(event, TurnEnded):
+                yield Hypothesis(0, "", "", (), 0, event.at, is_final=True)
+
+
+async def run_failing(events: Sequence[Timed], calls: Calls, window_words: int) -> list[Timed]:
+    clock = asyncio.get_running_loop().time
+    engine = SecondEngine(calls, max_segment_samples=window_words * WORD_SAMPLES)
+    stage = TwoPassStage(
+        Failing(), engine, SessionOptions(), Metrics(), timeout_s=TIMEOUT_S, clock=clock
+    )
+    return [
+        (clock(), event)
+        async for event in stage.run(in_time(events))
+        if isinstance(event, StreamError | Hypothesis)
+    ]
+
+
+MONOLOGUE = [
+    (0.0, started(0)),
+    *[(0.3 * word, speech(word, word + 1)) for word in range(6)],
+    (2.2, ended(6)),
+]
+
+
+def test_failures_of_the_streaming_engine_are_told_once_if_the_second_pass_fails_too() -> None:
+    out = run_virtually(run_failing(MONOLOGUE, Calls(failing=frozenset({0})), 100))
+
+    assert [type(event) for _, event in out] == [StreamError, Hypothesis]
+
+
+def test_failures_in_a_turn_that_is_too_long_are_told_at_once() -> None:
+    out = run_virtually(run_failing(MONOLOGUE, Calls(), 3))
+
+    told = [(round(at, 3), event.message) for at, event in out if isinstance(event, StreamError)]
+    samples = [str(word * WORD_SAMPLES) for word in range(6)]
+    assert told == [(0.9, samples[0]), (0.9, samples[3]), (1.2, samples[4]), (1.5, samples[5])]
+
+
+@pytest.mark.parametrize("segment_finals", [False, True])
+def test_audio_is_kept_no_longer_than_a_second_pass_may_need_it(segment_finals: bool) -> None:
+    kept: list[weakref.ref[Samples]] = []
+
+    def heard(first: int, last: int) -> Audio:
+        audio = speech(first, last)
+        kept.append(weakref.ref(audio.samples))
+        return audio
+
+    async def events() -> AsyncGenerator[StreamEvent]:
+        yield started(0)
+        yield heard(0, 3)
+        yield SegmentEnded(3 * WORD_SAMPLES)
+        yield heard(3, 4)
+        yield SegmentEnded(4 * WORD_SAMPLES)
+        assert [samples() is None for samples in kept] == [segment_finals] * 2
+        yield ended(4)
+        await asyncio.sleep(60)
+
+    async def run() -> None:
+        clock = asyncio.get_running_loop().time
+        options = SessionOptions(segment_finals=segment_finals)
+        first = StreamingAsrStage(ScriptedEngine().open, options, Progress(), clock=clock)
+        engine = SecondEngine(Calls())
+        stage = TwoPassStage(first, engine, options, Metrics(), timeout_s=TIMEOUT_S, clock=clock)
+        async with aclosing(stage.run(events())) as out:
+            async for event in out:
+                if isinstance(event, Hypothesis) and event.is_final:
+                    break
+            assert all(samples() is None for samples in kept)
+
+    run_virtually(run())
 
 
 # Properties

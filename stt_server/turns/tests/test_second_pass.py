@@ -140,3 +140,15 @@ def test_recording_that_is_too_long_is_given_up() -> None:
         recording.append(Audio(start, np.zeros(4, dtype=np.float32), speech=True))
 
     assert recording.whole() is None
+
+
+def test_recording_that_was_given_up_takes_nothing_more() -> None:
+    recording = TurnRecording(longest=10)
+    recording.append(Audio(0, np.zeros(4, dtype=np.float32), speech=True))
+    assert recording.is_kept
+
+    recording.give_up()
+    recording.append(Audio(4, np.zeros(4, dtype=np.float32), speech=True))
+
+    assert not recording.is_kept
+    assert recording.whole() is None
