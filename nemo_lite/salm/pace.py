@@ -8,7 +8,7 @@ are learned from the passes themselves.
 import bisect
 import math
 
-SHARE = 0.3
+SHARE = 0.2
 """What a step may take longer for others, as long as some request has a promise to be kept: one
 that came to an idle batch is not to take much longer than alone."""
 
@@ -109,7 +109,7 @@ class Pace:
         if not others or alone is None:
             self._credit = 0.0
             return
-        share = SHARE if promised else min(max(SHARE, 2.0 * others / writers), MOST)
+        share = SHARE if promised else min(max(SHARE, 8.0 * others / writers), MOST)
         # More than a step's worth is not saved, as bursts are stalls, and not much more is owed,
         # as it may be that the machine was disturbed.
         earned = share * alone
