@@ -8,7 +8,7 @@ are learned from the passes themselves.
 import bisect
 import math
 
-SHARE = 0.2
+SHARE = 0.3
 """What a step may take longer for others, as long as some request has a promise to be kept: one
 that came to an idle batch is not to take much longer than alone."""
 
