@@ -167,13 +167,14 @@ async def test_bad_silence_in_the_url_closes(server: ServerProcess, value: str) 
     assert socket.close_code == 4400
 
 
-async def test_a_fast_file_gets_at_most_fifty_messages_a_second(server: ServerProcess) -> None:
+async def test_a_fast_file_gets_at_most_fifty_interims_a_second(server: ServerProcess) -> None:
     async with opened(server) as socket:
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(rest(socket))
             await send(socket, pcm("demo") * 6, 6_400)
             await socket.send(CLOSE)
-        times = [message["ts"] for message in reading.result()]
+        # Finals are never left out.
+        times = [message["ts"] for message in reading.result() if not message["final"]]
     busiest = max(sum(begin <= ts < begin + 1_000 for ts in times) for begin in times)
     assert 1 < busiest <= 50
 
