@@ -191,6 +191,8 @@ class NemoEngine:
         except asyncio.CancelledError:
             worker.stop()
             raise
+        if worker.failure is not None:  # as soon as it was ready: `_on_failure` did not know it yet
+            raise RuntimeError(f"its first step failed: {worker.failure!r}")
         self.info = EngineInfo(
             name=self.info.name,
             summary=self.info.summary,

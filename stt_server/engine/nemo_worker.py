@@ -119,6 +119,8 @@ class NemoWorker:
         self._stopping = False
         self._places: dict[int, _Place] = {}
         self._busy_since: float | None = None
+        self.failure: BaseException | None = None
+        """What ended the thread."""
         self._thread = threading.Thread(target=self._run, name="nemo-worker", daemon=True)
 
     def start(self) -> None:
@@ -162,6 +164,7 @@ class NemoWorker:
             while not self.is_stopping():
                 self._tick(batch)
         except BaseException as error:  # a panic of the int8 kernels is no Exception
+            self.failure = error
             self._on_failure(error)
 
     def _tick(self, batch: LiveBatch) -> None:

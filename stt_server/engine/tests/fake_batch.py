@@ -20,6 +20,8 @@ class Script:
     """Steps, counted over all batches, that raise."""
     failure: BaseException = field(default_factory=lambda: RuntimeError("the device is lost"))
     refused_language: str = ""
+    broken: bool = False
+    """Not even the first tick works."""
     failing_loads: set[int] = field(default_factory=set[int])
     hang: threading.Event | None = None
     """The next step waits for this."""
@@ -60,6 +62,8 @@ class FakeBatch:
 
     @property
     def ready(self) -> bool:
+        if self.script.broken:
+            raise self.script.failure
         return any(stream.received - stream.decoded >= CHUNK for stream in self.streams.values())
 
     def open(self, lookahead_ms: int | None, language: str | None) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -321,3 +322,13 @@ async def test_a_panic_of_the_kernels_is_a_failure_like_others(
         with pytest.raises(TranscriptionError):
             await say_turn(stream, 0, SAMPLE_RATE)
         assert spell(await say_turn(stream, 0, SAMPLE_RATE)) == "s0"
+
+
+async def test_a_worker_that_fails_as_soon_as_it_is_ready_is_noticed() -> None:
+    engine = NemoEngine(Script(broken=True), name="fake", summary="For tests.", most_streams=9)
+    starting = asyncio.create_task(engine.start())
+    await asyncio.sleep(0)
+    time.sleep(0.2)  # noqa: ASYNC251 - the loop hears of readiness and failure at once
+    with pytest.raises(EngineUnavailable, match="first step failed"):
+        await starting
+    await engine.stop()
