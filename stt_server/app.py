@@ -113,6 +113,8 @@ class Endpoints:
                 abilities=Abilities(
                     frozenset({info.name}),
                     final_model=final.info.name if final else None,
+                    detectors=service.detectors,
+                    eager=service.is_eager,
                     lookaheads_ms=info.lookaheads_ms,
                 ),
                 max_audio_bytes=settings.limits.max_message_audio_bytes,

@@ -82,6 +82,41 @@ class TurnEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnCheck:
+    """Silence goes on inside the open turn, up to `at`: whoever can tell whether the turn is
+    complete is asked again."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEagerEnd:
+    """The turn is probably over; `at` is where speech stopped.
+
+    If it ends without a `TurnResumed` before, its final text is `text`.
+    """
+
+    at: int
+    confidence: float | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResumed:
+    """Speech goes on at `at` after an eager end: that does not count any more."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token as the model emitted it, markers such as `<EOU>` included."""
+
+    id: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
 class Word:
     """One word as the engine writes it; times are samples since the stream began."""
 
@@ -106,6 +141,10 @@ class Transcript:
     confidence: float | None = None
     estimated_times: bool = False
     """The engine does not know when each word was said: the times of `words` are guesses."""
+    tokens: tuple[Token, ...] = ()
+    """What the words are made of, for engines that have tokens; only `resume` takes them back."""
+    ends_turn: float | None = None
+    """The model itself says, with this confidence, that the turn is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +162,10 @@ class Hypothesis:
     language: str | None = None
     estimated_times: bool = False
     """Times of some of `words` are guesses."""
+    tokens: tuple[Token, ...] = ()
+    """What the words are made of, for engines that have tokens."""
+    audio_samples: int = 0
+    """Of a final: how much of the turn's audio was heard."""
 
     @property
     def text(self) -> str:
@@ -177,6 +220,9 @@ StreamEvent: TypeAlias = (
     | SpeechStarted
     | SpeechPaused
     | SegmentEnded
+    | TurnCheck
+    | TurnEagerEnd
+    | TurnResumed
     | TurnEnded
     | Hypothesis
     | StreamError

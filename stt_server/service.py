@@ -24,7 +24,7 @@ from stt_server.metrics import Metrics
 from stt_server.pipeline import Pipeline, Progress, Stage
 from stt_server.protocols.base import Codec, Message
 from stt_server.session import Session, SessionParts, Transport
-from stt_server.settings import EngineName, SessionOptions, Settings
+from stt_server.settings import DetectorName, EngineName, SessionOptions, Settings
 from stt_server.stages.asr import StreamingAsrStage
 from stt_server.stages.sink import SinkStage
 from stt_server.stages.two_pass import TwoPassStage
@@ -146,6 +146,16 @@ class Service:
                 return NO_ANSWER
             self._checked_at = time.monotonic()
             return None
+
+    @property
+    def detectors(self) -> frozenset[str]:
+        """What may end turns before silence does."""
+        return frozenset({DetectorName.SILENCE.value})
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether clients can be told of eager ends: their text must be the final's."""
+        return self.engine.info.speculates and self.final_engine is None
 
     @property
     def degraded_reason(self) -> str | None:

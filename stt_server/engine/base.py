@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeAlias, runtime_checkable
 
-from stt_server.events import Audio, Transcript
+from stt_server.events import Audio, Transcript, TurnEndReason
 from stt_server.settings import SessionOptions
 
 
@@ -24,6 +24,10 @@ class EngineInfo:
     """Streams at once."""
     lookaheads_ms: tuple[int, ...] = ()
     """Look-aheads a stream may choose from; empty when there is nothing to choose."""
+    speculates: bool = False
+    """Its streams are `SpeculativeStream`s."""
+    marks_turn_ends: bool = False
+    """Transcripts may have `ends_turn`: the model has an `<EOU>` token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,49 @@ class RecognitionStream(Protocol):
 
     async def close(self) -> None:
         """Give the place back, at once and whatever the stream was doing. Never raises."""
+        ...
+
+
+@runtime_checkable
+class SpeculativeStream(RecognitionStream, Protocol):
+    """A stream that can tell, in the middle of a turn, what its final would be."""
+
+    async def pause(self) -> Transcript:
+        """Speech has paused: the transcript as `end_turn` would give it now; everything is stable.
+
+        What is pushed until `resume` is silence, and may be left out. Called again during the same
+        pause, it takes that silence into account for `ends_turn` alone: the words stay as they
+        were. `end_turn` during a pause gives the words of `pause`.
+        """
+        ...
+
+    async def resume(self) -> None:
+        """Speech goes on: as if `pause` had not been called. Does nothing without a pause."""
+        ...
+
+
+class TurnDetector(Protocol):
+    """Judges whether a turn is complete while its speaker pauses. One per session; calls come one
+    at a time. None of them raises but for cancellation: who cannot judge says so."""
+
+    @property
+    def reason(self) -> TurnEndReason: ...
+
+    async def hear(self, audio: Audio) -> None:
+        """The next samples of the open turn."""
+        ...
+
+    async def judge(self) -> float | None:
+        """How sure it is that the turn is complete with what it has heard, in 0..1; None when it
+        cannot tell. Takes a bounded time."""
+        ...
+
+    async def reset(self) -> None:
+        """The turn has ended."""
+        ...
+
+    async def close(self) -> None:
+        """The session is over."""
         ...
 
 

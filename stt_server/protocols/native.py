@@ -29,7 +29,10 @@ from stt_server.events import (
     Stall,
     StreamError,
     StreamEvent,
+    TurnCheck,
+    TurnEagerEnd,
     TurnEnded,
+    TurnResumed,
     seconds,
 )
 from stt_server.protocols.base import (
@@ -139,6 +142,10 @@ class NativeCodec:
                 return [_dump(message) for message in self._writer.speech_started(event, config)]
             case TurnEnded():
                 return [_dump(message) for message in self._writer.turn_ended(event, config)]
+            case TurnEagerEnd():
+                return [_dump(message) for message in self._writer.eager_end(event, config)]
+            case TurnResumed():
+                return [_dump(message) for message in self._writer.resumed()]
             case SegmentEnded():
                 self._writer.segment_ended(event)
                 return []
@@ -158,7 +165,7 @@ class NativeCodec:
             case Finished():
                 turns = self._writer.turns
                 return [_dump(FinishedMessage(audio_seconds=seconds(event.samples), turns=turns))]
-            case Audio() | SpeechStarted() | SpeechPaused() | Stall():
+            case Audio() | SpeechStarted() | SpeechPaused() | TurnCheck() | Stall():
                 return []
 
     def _check_size(self, data: bytes) -> None:

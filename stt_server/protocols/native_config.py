@@ -25,6 +25,7 @@ class Feature(StrEnum):
     CONFIDENCE = "confidence"
     LANGUAGE = "language"
     SPEAKER = "speaker"
+    USAGE = "usage"
     EVENTS = "events"
 
 
@@ -33,7 +34,9 @@ class EndpointingConfig(WireModel):
 
     mode: EndpointingMode | None = None
     detector: StrictStr | None = None
+    turn_threshold: float | None = None
     eager: bool | None = None
+    eager_threshold: float | None = None
     silence_ms: int | None = None
     stall_ms: int | None = None
     onset: float | None = None
@@ -44,7 +47,7 @@ class EndpointingConfig(WireModel):
     max_segment_s: float | None = None
 
     def thresholds(self) -> dict[str, Any]:
-        return self.model_dump(exclude_none=True, exclude={"detector", "eager"})
+        return self.model_dump(exclude_none=True)
 
 
 class ConfigMessage(WireModel):
@@ -139,6 +142,8 @@ class Abilities:
     final_model: str | None = None
     """What makes the finals beside `models`."""
     detectors: frozenset[str] = frozenset({"silence"})
+    eager: bool = False
+    """Whether eager ends of turns can be told."""
     lookaheads_ms: tuple[int, ...] = ()
 
 
@@ -186,6 +191,8 @@ class NativeConfig:
             )
         except ValidationError as error:
             raise InvalidConfig(f"endpointing.{readable(error)}") from error
+        if not abilities.eager:
+            endpointing = endpointing.model_copy(update={"eager": False})
         lookahead_ms = given.lookahead_ms if given.lookahead_ms is not None else old.lookahead_ms
         if lookahead_ms is not None:
             wanted = lookahead_ms
@@ -214,8 +221,10 @@ class NativeConfig:
             "interimResults": self.options.interim_results,
             "endpointing": {
                 "mode": endpointing.mode.value,
-                "detector": "silence",
-                "eager": False,
+                "detector": endpointing.detector.value,
+                "turnThreshold": endpointing.turn_threshold,
+                "eager": endpointing.eager,
+                "eagerThreshold": endpointing.eager_threshold,
                 "silenceMs": endpointing.silence_ms,
                 "stallMs": endpointing.stall_ms,
                 "onset": endpointing.onset,

@@ -34,6 +34,13 @@ class WordMessage(WireModel):
     speaker: str | None = None
 
 
+class UsageMessage(WireModel):
+    """How much of the turn's audio was heard."""
+
+    type: Literal["duration"] = "duration"
+    seconds: float
+
+
 class TranscriptionSegment(WireModel):
     """Server → client: the text of the open turn so far, or of the whole turn when final.
 
@@ -53,6 +60,7 @@ class TranscriptionSegment(WireModel):
     confidence: float | None = None
     language: str | None = None
     speaker: str | None = None
+    usage: UsageMessage | None = None
 
 
 class ErrorResponse(WireModel):
@@ -87,6 +95,22 @@ class EndOfTurnMessage(WireModel):
     turn_id: int
     reason: str
     confidence: float | None = None
+
+
+class EagerEndOfTurnMessage(WireModel):
+    """The turn is probably over with `text`; it is withdrawn by `turnResumed`."""
+
+    type: Literal["eagerEndOfTurn"] = "eagerEndOfTurn"
+    turn_id: int
+    text: str
+    confidence: float | None = None
+
+
+class TurnResumedMessage(WireModel):
+    """Speech goes on after all."""
+
+    type: Literal["turnResumed"] = "turnResumed"
+    turn_id: int
 
 
 class WarningMessage(WireModel):
@@ -130,6 +154,8 @@ TypedServerMessage = Annotated[
     SpeechStartedMessage
     | SpeechStoppedMessage
     | EndOfTurnMessage
+    | EagerEndOfTurnMessage
+    | TurnResumedMessage
     | WarningMessage
     | ReadyMessage
     | PongMessage

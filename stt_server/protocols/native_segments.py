@@ -6,6 +6,7 @@ from stt_server.events import (
     Hypothesis,
     SegmentEnded,
     SpeechStarted,
+    TurnEagerEnd,
     TurnEnded,
     TurnEndReason,
     Word,
@@ -13,10 +14,13 @@ from stt_server.events import (
 )
 from stt_server.protocols.native_config import Feature, NativeConfig
 from stt_server.protocols.native_messages import (
+    EagerEndOfTurnMessage,
     EndOfTurnMessage,
     SpeechStartedMessage,
     SpeechStoppedMessage,
     TranscriptionSegment,
+    TurnResumedMessage,
+    UsageMessage,
     WireModel,
     WordMessage,
 )
@@ -34,7 +38,7 @@ class SegmentWriter:
         """Turns shown so far, hence the number of the next one."""
         self._sequence = 0
         self._segment = 0
-        self._told = False
+        self._told = self._told_eager = False
         self._ended: TurnEnded | None = None
         # For pieces inside a turn: where it was cut, and how many words are already final.
         self._cuts: list[int] = []
@@ -56,6 +60,19 @@ class SegmentWriter:
         if Feature.EVENTS not in config.features or not self._told:
             return []
         return [SpeechStoppedMessage(time=seconds(event.at), turn_id=self.turns)]
+
+    def eager_end(self, event: TurnEagerEnd, config: NativeConfig) -> Sequence[WireModel]:
+        if Feature.EVENTS not in config.features:
+            return []
+        self._told = self._told_eager = True
+        confidence = None if event.confidence is None else round(event.confidence, 3)
+        return [EagerEndOfTurnMessage(turn_id=self.turns, text=event.text, confidence=confidence)]
+
+    def resumed(self) -> Sequence[WireModel]:
+        if not self._told_eager:
+            return []
+        self._told_eager = False
+        return [TurnResumedMessage(turn_id=self.turns)]
 
     def hypothesis(self, event: Hypothesis, config: NativeConfig) -> Sequence[WireModel]:
         if event.is_final:
@@ -84,7 +101,8 @@ class SegmentWriter:
             self.turns += 1
         self._segment = self._final_words = self._final_until = 0
         self._cuts.clear()
-        self._told, self._last_text, self._ended = False, "", None
+        self._told = self._told_eager = False
+        self._last_text, self._ended = "", None
         return out
 
     def _finished_piece(self, event: Hypothesis, config: NativeConfig) -> Sequence[WireModel]:
@@ -145,6 +163,9 @@ class SegmentWriter:
             word_times="estimated" if words and with_words and event.estimated_times else None,
             confidence=_confidence(event, is_final) if Feature.CONFIDENCE in features else None,
             language=event.language if Feature.LANGUAGE in features else None,
+            usage=UsageMessage(seconds=seconds(event.audio_samples))
+            if ends_turn and Feature.USAGE in features
+            else None,
         )
         self._sequence += 1
         return segment

@@ -17,7 +17,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from stt_server.settings.endpointing import EndpointingMode, EndpointingSettings, SessionOptions
+from stt_server.settings.endpointing import (
+    DetectorName,
+    EndpointingMode,
+    EndpointingSettings,
+    SessionOptions,
+)
 from stt_server.settings.listeners import FastConformerSettings, ParakeetSettings
 from stt_server.settings.models import (
     CanaryQwenSettings,
@@ -44,6 +49,7 @@ __all__ = [
     "AuthSettings",
     "CanaryQwenSettings",
     "DecoderName",
+    "DetectorName",
     "Dtype",
     "EndpointingMode",
     "EndpointingSettings",

@@ -15,12 +15,47 @@ class EndpointingMode(StrEnum):
     NONE = "none"
 
 
+class DetectorName(StrEnum):
+    """What may end a turn before the large gap does."""
+
+    SILENCE = "silence"
+    EOU = "eou"
+    SMART_TURN = "smart-turn"
+
+
 class EndpointingSettings(Section):
     """When speech starts, pauses and yields the floor."""
 
     mode: EndpointingMode = Field(
         default=EndpointingMode.VAD,
         description="`none`: turns end only by flush or finish.",
+    )
+    detector: DetectorName = Field(
+        default=DetectorName.SILENCE,
+        description="What may end a turn before `silence_ms` does: nothing, the model's `<EOU>` "
+        "token, or smart-turn's judgement of the audio.",
+    )
+    turn_threshold: float = Field(
+        default=0.5,
+        ge=0.01,
+        le=1.0,
+        description="A detector at least so sure ends the turn.",
+    )
+    eager: bool = Field(
+        default=False,
+        description="Tell clients at a small gap that the turn has probably ended.",
+    )
+    eager_threshold: float = Field(
+        default=0.3,
+        ge=0.0,
+        le=1.0,
+        description="No eager end while a detector is less sure than this.",
+    )
+    check_ms: int = Field(
+        default=160,
+        ge=32,
+        le=2_000,
+        description="Silence after which a detector is asked again.",
     )
     onset: float = Field(
         default=0.5,

@@ -52,7 +52,9 @@ DEFAULTS: dict[str, Any] = {
     "endpointing": {
         "mode": "vad",
         "detector": "silence",
+        "turnThreshold": 0.5,
         "eager": False,
+        "eagerThreshold": 0.3,
         "silenceMs": 1_500,
         "stallMs": 1_200,
         "onset": 0.5,
@@ -119,7 +121,7 @@ def test_defaults_of_the_server_are_the_start() -> None:
         (
             {"features": "all"},
             "features",
-            ["ids", "times", "words", "confidence", "language", "speaker", "events"],
+            ["ids", "times", "words", "confidence", "language", "speaker", "usage", "events"],
         ),
         ({"interim": "false"}, "interimResults", False),
         ({"interim": "0"}, "interimResults", False),
@@ -205,7 +207,7 @@ def test_features_replace_each_other() -> None:
 
 
 def test_all_features_may_be_named_by_one_word() -> None:
-    assert len(configured(new_codec(), features="all")["features"]) == 7
+    assert len(configured(new_codec(), features="all")["features"]) == 8
 
 
 @pytest.mark.parametrize(("asked", "given_ms"), [(0, 80), (300, 480), (270, 80), (5_000, 1_040)])
