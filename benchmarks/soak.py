@@ -17,20 +17,21 @@ import time
 from pathlib import Path
 
 import numpy as np
-from load import RATE, load_clip
 from report import machine, write_section
 from server_process import RunningServer, running_server
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-CLIPS = sorted((Path(__file__).parent.parent / "tests" / "audio").glob("conversation-*.flac"))
+from stt_server.bench.clips import load_round
+from stt_server.events import SAMPLE_RATE
+
 CALLERS = 30
-PACKET_BYTES = RATE // 10 * 2
+PACKET_BYTES = SAMPLE_RATE // 10 * 2
 
 
 async def churn(server: RunningServer, seconds: float) -> list[str]:
     """Callers come and go; a line per half minute of what the process holds."""
-    clip, lines = load_clip(CLIPS), list[str]()
+    clip, lines = load_round(None, pause_s=0.0).pcm, list[str]()
     deadline, sessions = time.monotonic() + seconds, [0]
     async with asyncio.TaskGroup() as group:
         for seed in range(CALLERS):
@@ -87,9 +88,9 @@ def _holdings(server: RunningServer, sessions: int) -> str:
 
 async def long_session(server: RunningServer, hours: float) -> str:
     """One session of `hours`, fed fast: the clip over and over, exact to the end."""
-    clip = np.frombuffer(load_clip(CLIPS), dtype="<i2")
-    clip = clip[: len(clip) // RATE * RATE]  # whole seconds
-    repeats = round(hours * 3_600 * RATE / len(clip))
+    clip = np.frombuffer(load_round(None, pause_s=0.0).pcm, dtype="<i2")
+    clip = clip[: len(clip) // SAMPLE_RATE * SAMPLE_RATE]  # whole seconds
+    repeats = round(hours * 3_600 * SAMPLE_RATE / len(clip))
     finals: list[dict[str, float]] = []
     memory: list[float] = []
     began = time.monotonic()
@@ -98,14 +99,14 @@ async def long_session(server: RunningServer, hours: float) -> str:
         listener = asyncio.create_task(_collect(ws, finals))
         for index in range(repeats):
             data = clip.tobytes()
-            for at in range(0, len(data), RATE * 2):
-                await ws.send(data[at : at + RATE * 2])
+            for at in range(0, len(data), SAMPLE_RATE * 2):
+                await ws.send(data[at : at + SAMPLE_RATE * 2])
             if index % max(1, repeats // 20) == 0:
                 memory.append(server.rss_mib())
         await ws.send('{"type":"finish"}')
         finished = await listener
     elapsed = time.monotonic() - began
-    return _verdict(finals, finished, memory, elapsed, len(clip) / RATE, repeats)
+    return _verdict(finals, finished, memory, elapsed, len(clip) / SAMPLE_RATE, repeats)
 
 
 async def _collect(ws: ClientConnection, finals: list[dict[str, float]]) -> dict[str, float]:

@@ -163,6 +163,10 @@ class GraphedStep:
         self._cache.clear(slot)
         self._state.clear(slot)
 
+    def reset_decoder(self, slot: int) -> None:
+        """Let a stream's decoder forget what was said; the encoder goes on."""
+        self._state.forget(slot)
+
     def save(self, slot: int) -> StepSnapshot:
         """Copy a slot's state."""
         return StepSnapshot(self._cache.save(slot), self._state.save(slot))

@@ -65,7 +65,7 @@ def load(
             Canary-Qwen, which `CanaryQwen.load` loads.
     """
     check_format(torch.device(device), dtype)
-    _refuse_salm(source)
+    _refuse_others(source)
     checkpoint = read_checkpoint(resolve(source))
     return Model.from_checkpoint(checkpoint, device=device, dtype=dtype, threads=threads)
 
@@ -284,7 +284,7 @@ class Model:
         return token_runs(decoded)
 
 
-def _refuse_salm(source: str | Path) -> None:
+def _refuse_others(source: str | Path) -> None:
     """Before gigabytes are fetched that this class cannot use."""
     if isinstance(source, Path) or os.path.exists(source):
         return
@@ -294,3 +294,5 @@ def _refuse_salm(source: str | Path) -> None:
         return
     if family == "salm":
         raise UnsupportedError(f"{source} has a class of its own: use CanaryQwen.load({source!r})")
+    if family == "turns":
+        raise UnsupportedError(f"{source} recognises no words: `stt-server` uses it to end turns")

@@ -47,16 +47,17 @@ class ModelEntry:
     """One published checkpoint.
 
     `revision` is the commit that `files` belong to, so that a name means the same bytes for ever.
-    `loader` is None for a family this library cannot load yet; `files` is then empty. `lookaheads`
-    are in encoder frames, the default first.
+    `loader` is None for a family this library cannot load yet; `files` is then empty. "onnx" is for
+    a graph that is downloaded here and run elsewhere. `lookaheads` are in encoder frames, the
+    default first.
     """
 
     name: str
     repo: str
     revision: str
     files: tuple[RemoteFile, ...]
-    family: Literal["transducer", "salm", "multitalker", "diarizer"]
-    loader: Literal["transducer", "salm"] | None
+    family: Literal["transducer", "salm", "multitalker", "diarizer", "turns"]
+    loader: Literal["transducer", "salm", "onnx"] | None
     lookaheads: tuple[int, ...]
     languages: tuple[str, ...]
     licence: str
@@ -89,6 +90,8 @@ _NEMOTRON_LANGUAGES = (
     "en es de fr it ar ja ko pt ru hi zh vi he nl cs da pl no sv th tr bg el et fi hr hu lt lv ro "
     "sk uk mt sl"
 )
+
+_SMART_TURN_LANGUAGES = "ar bn zh da nl de en fi fr hi id it ja ko mr no pl pt ru es tr uk vi"
 
 BASE_MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 """What is read of a language model whose weights lie in the checkpoint that builds upon it."""
@@ -293,6 +296,25 @@ _ENTRIES = (
         licence="OpenMDW-1.1",
         features=frozenset({Feature.SPEAKERS}),
         description="Who speaks when, up to eight speakers",
+    ),
+    ModelEntry(
+        name="smart-turn",
+        repo="pipecat-ai/smart-turn-v3",
+        revision="f766f81d3cfdf7737ac64aad813d91bbfd56bf93",
+        files=(
+            RemoteFile(
+                "smart-turn-v3.2-cpu.onnx",
+                8_679_182,
+                "2bb026316b14a660486a75b1733cd3fbab8c2fd0314dc9af7be49f8cca967e4f",
+            ),
+        ),
+        family="turns",
+        loader="onnx",
+        lookaheads=(),
+        languages=tuple(_SMART_TURN_LANGUAGES.split()),
+        licence="BSD-2-Clause",
+        features=frozenset(),
+        description="Whether a turn is complete, from its sound; no words",
     ),
 )
 

@@ -105,6 +105,11 @@ class SlotTable:
         self.next_frame[group.slots] += group.valid_frames
         self.buffer.release(group.slots, self._first_sample(group.slots))
 
+    def has_chunk(self, slot: int) -> bool:
+        """Whether an open stream takes part in the next step."""
+        width = self._contexts[self.context[slot]].chunk_frames
+        return bool((self._stored_frames() - self.next_frame)[slot] >= width)
+
     def padding(self, slot: int) -> int:
         """Samples that must follow for the frame with the newest sample to be in a whole chunk."""
         frame_samples = self._factor * self._hop

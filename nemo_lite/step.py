@@ -80,6 +80,10 @@ class StepRunner(Protocol):
         """Make a slot ready for a new stream."""
         ...
 
+    def reset_decoder(self, slot: int) -> None:
+        """Let a stream's decoder forget what was said; the encoder goes on."""
+        ...
+
     def save(self, slot: int) -> StepSnapshot:
         """Copy a slot's state."""
         ...
@@ -147,6 +151,10 @@ class EagerStep:
         """Make a slot ready for a new stream."""
         self._encoder.clear(slot)
         self._state.clear(slot)
+
+    def reset_decoder(self, slot: int) -> None:
+        """Let a stream's decoder forget what was said; the encoder goes on."""
+        self._state.forget(slot)
 
     def save(self, slot: int) -> StepSnapshot:
         """Copy a slot's state."""

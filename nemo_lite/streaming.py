@@ -1,6 +1,6 @@
 """Live streams: many at once, of different ages and look-aheads, in one batch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,7 @@ from nemo_lite.sample_buffer import BufferSnapshot
 from nemo_lite.slot_table import SlotTable, State
 from nemo_lite.step import StepRunner, StepSnapshot
 from nemo_lite.tokenizer import Detokenizer, Tokenizer
-from nemo_lite.transcripts import TokenRun, transcript
-
-
-@dataclass(slots=True)
-class _Text:
-    """What one stream has said."""
-
-    detokenizer: Detokenizer
-    run: TokenRun = field(default_factory=TokenRun)
+from nemo_lite.transcripts import StreamText, TokenRun, transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +26,7 @@ class StreamSnapshot:
     row: tuple[int, ...]
     buffer: BufferSnapshot
     model: StepSnapshot
-    text: _Text
+    text: StreamText
 
 
 class StreamBatch:
@@ -74,7 +66,7 @@ class StreamBatch:
         self._table = SlotTable(
             config, network.preprocessor, slots=slots, frames_per_step=frames_per_step
         )
-        self._texts: dict[int, _Text] = {}
+        self._texts: dict[int, StreamText] = {}
 
     @property
     def slots(self) -> int:
@@ -126,7 +118,7 @@ class StreamBatch:
         if slot is None:
             raise StreamStateError(f"all {self.slots} slots are taken")
         self._runner.clear(slot)
-        self._texts[slot] = _Text(Detokenizer(self._tokenizer))
+        self._texts[slot] = StreamText(Detokenizer(self._tokenizer))
         return slot
 
     def push(self, slot: int, samples: NDArray[np.float32] | Tensor) -> None:
@@ -152,10 +144,8 @@ class StreamBatch:
             StreamStateError: the stream is not open, or was finished.
         """
         self._table.require(slot, State.OPEN)
-        table = self._table
-        mel_frames = int(table.received[slot]) // self._network.config.preprocessor.hop_samples
-        table.end_frame[slot] = self._network.encoder_frames(mel_frames)
-        table.states[slot] = State.FINISHING
+        self._table.end_frame[slot] = self._frames_pushed(slot)
+        self._table.states[slot] = State.FINISHING
 
     def close(self, slot: int) -> None:
         """Give a slot back, whatever its state; what was not decoded is dropped.
@@ -189,6 +179,24 @@ class StreamBatch:
         frames = int(self._table.next_frame[slot])
         return min(frames * self._network.config.frame_samples, int(self._table.received[slot]))
 
+    def has_ended(self, slot: int) -> bool:
+        """Whether a finished stream has given all its words.
+
+        Raises:
+            StreamStateError: the slot is free.
+        """
+        self._table.require(slot, State.OPEN, State.FINISHING, State.ENDED)
+        return bool(self._table.states[slot] == State.ENDED)
+
+    def has_chunk(self, slot: int) -> bool:
+        """Whether the next `step` advances this stream.
+
+        Raises:
+            StreamStateError: the stream is not open, or was finished.
+        """
+        self._table.require(slot, State.OPEN)
+        return self._table.has_chunk(slot)
+
     def padding(self, slot: int) -> int:
         """How much silence to push for everything pushed so far to be decoded.
 
@@ -200,7 +208,7 @@ class StreamBatch:
         self._table.require(slot, State.OPEN)
         return self._table.padding(slot)
 
-    def forget(self, slot: int, *, keep_words: int = 0) -> None:
+    def forget(self, slot: int, *, keep_words: int = 0, undecoded: bool = False) -> None:
         """Drop the words found so far from `transcript`; the decoder goes on as if they were there.
 
         A stream without end would otherwise keep its words for ever.
@@ -208,22 +216,26 @@ class StreamBatch:
         Args:
             slot: of the stream.
             keep_words: about so many of the last words stay.
+            undecoded: what is still to be found in the audio pushed so far will not be told
+                either: a copy that was finished has told it already.
 
         Raises:
             StreamStateError: the slot is free.
         """
         self._table.require(slot, State.OPEN, State.FINISHING, State.ENDED)
         text = self._texts[slot]
-        if not keep_words:
-            text.run = TokenRun()
-            return
-        begins = [
-            index
-            for index, token in enumerate(text.run.tokens)
-            if self._tokenizer.pieces[token].startswith("▁")
-        ]
-        if len(begins) > keep_words:
-            text.run = text.run.since(begins[-keep_words])
+        text.forget(self._tokenizer, keep_words=keep_words)
+        if undecoded:
+            text.told_frames = self._frames_pushed(slot)
+
+    def reset_decoder(self, slot: int) -> None:
+        """Let the decoder forget what was said; the encoder still knows what it heard.
+
+        Raises:
+            StreamStateError: the slot is free.
+        """
+        self._table.require(slot, State.OPEN, State.FINISHING, State.ENDED)
+        self._runner.reset_decoder(slot)
 
     def snapshot(self, slot: int) -> StreamSnapshot:
         """Copy a stream, to come back to this moment or to go on with it in another slot.
@@ -232,14 +244,13 @@ class StreamBatch:
             StreamStateError: the slot is free.
         """
         self._table.require(slot, State.OPEN, State.FINISHING, State.ENDED)
-        text = self._texts[slot]
         return StreamSnapshot(
             network=self._network,
             kind=self._runner.kind,
             row=self._table.save(slot),
             buffer=self._table.buffer.save(slot),
             model=self._runner.save(slot),
-            text=_Text(text.detokenizer.copy(), text.run.copy()),
+            text=self._texts[slot].copy(),
         )
 
     def restore(self, slot: int, snapshot: StreamSnapshot) -> None:
@@ -258,7 +269,7 @@ class StreamBatch:
         self._table.load(slot, snapshot.row)
         self._table.buffer.load(slot, snapshot.buffer)
         self._runner.load(slot, snapshot.model)
-        self._texts[slot] = _Text(snapshot.text.detokenizer.copy(), snapshot.text.run.copy())
+        self._texts[slot] = snapshot.text.copy()
 
     @property
     def ready(self) -> bool:
@@ -289,25 +300,28 @@ class StreamBatch:
                 self._table.advance(group)
             rows = np.concatenate([group.slots for group in groups]).tolist()
             found = zip(rows, runs, strict=True)
-            updates = [self._update(slot, run) for slot, run in found if run.tokens]
-        ended = self._table.end()
-        return updates + [self._update(slot, TokenRun(), is_final=True) for slot in ended]
+            new = [(slot, *self._texts[slot].take(run)) for slot, run in found if run.tokens]
+            updates = [self._update(slot, run, text) for slot, run, text in new if run.tokens]
+        return updates + [self._final_update(slot) for slot in self._table.end()]
 
-    def _update(self, slot: int, new: TokenRun, *, is_final: bool = False) -> Update:
-        text = self._texts[slot]
-        text.run.extend(new)
-        delta = text.detokenizer.push(new.tokens)
-        if is_final:
-            delta += text.detokenizer.finish()
+    def _frames_pushed(self, slot: int) -> int:
+        """Encoder frames there would be if a stream ended here."""
+        hop = self._network.config.preprocessor.hop_samples
+        return self._network.encoder_frames(int(self._table.received[slot]) // hop)
+
+    def _final_update(self, slot: int) -> Update:
+        return self._update(slot, TokenRun(), self._texts[slot].detokenizer.finish(), final=True)
+
+    def _update(self, slot: int, new: TokenRun, text: str, *, final: bool = False) -> Update:
         seconds = self._network.config.frame_seconds
         markers = [self._tokenizer.markers.get(token) for token in new.tokens]
         return Update(
             slot=slot,
-            text=delta,
+            text=text,
             token_ids=tuple(new.tokens),
             token_times=tuple(frame * seconds for frame in new.frames),
             token_confidences=tuple(new.confidences),
             marker=next((marker for marker in reversed(markers) if marker), None),
             at_sample=self.decoded_samples(slot),
-            is_final=is_final,
+            is_final=final,
         )

@@ -1,12 +1,13 @@
 """Tokens of one recording or stream, and the transcript they make."""
 
+import bisect
 from dataclasses import dataclass, field
 from typing import Self
 
 from nemo_lite.decoding import Decoded
 from nemo_lite.decoding.words import words
 from nemo_lite.results import Transcript
-from nemo_lite.tokenizer import Tokenizer
+from nemo_lite.tokenizer import Detokenizer, Tokenizer
 
 
 @dataclass(slots=True)
@@ -30,6 +31,42 @@ class TokenRun:
     def copy(self) -> Self:
         """An independent copy."""
         return type(self)(self.tokens.copy(), self.frames.copy(), self.confidences.copy())
+
+
+@dataclass(slots=True)
+class StreamText:
+    """What one live stream has said and nobody has forgotten."""
+
+    detokenizer: Detokenizer
+    run: TokenRun = field(default_factory=TokenRun)
+    told_frames: int = 0
+    """Tokens of frames before this one are left out."""
+
+    def take(self, new: TokenRun) -> tuple[TokenRun, str]:
+        """Append what a step gave; gives what of it counts and the text that adds."""
+        told = bisect.bisect_left(new.frames, self.told_frames)
+        if told:
+            self.detokenizer.push(new.tokens[:told])
+            new = new.since(told)
+        self.run.extend(new)
+        return new, self.detokenizer.push(new.tokens)
+
+    def forget(self, tokenizer: Tokenizer, *, keep_words: int) -> None:
+        """Drop all but about so many of the last words."""
+        if not keep_words:
+            self.run = TokenRun()
+            return
+        begins = [
+            index
+            for index, token in enumerate(self.run.tokens)
+            if tokenizer.pieces[token].startswith("▁")
+        ]
+        if len(begins) > keep_words:
+            self.run = self.run.since(begins[-keep_words])
+
+    def copy(self) -> Self:
+        """An independent copy."""
+        return type(self)(self.detokenizer.copy(), self.run.copy(), self.told_frames)
 
 
 def token_runs(decoded: Decoded) -> list[TokenRun]:

@@ -1,6 +1,6 @@
 """Deciding whether a new session is taken. A live caller is never queued."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from stt_server.errors import Overloaded
@@ -13,6 +13,8 @@ class Admission:
         self.capacity = capacity
         self.active = 0
         self.is_open = True
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when `active` has changed: who uses what is free must make room."""
 
     @contextmanager
     def place(self) -> Generator[None]:
@@ -27,6 +29,8 @@ class Admission:
             raise Overloaded("all places are taken, try again later")
         self.active += 1
         try:
+            self.on_change()
             yield
         finally:
             self.active -= 1
+            self.on_change()

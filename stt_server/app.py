@@ -1,9 +1,8 @@
 """The web application: builds everything from the settings, routes requests to it."""
 
 import asyncio
-import uuid
-from collections.abc import AsyncGenerator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,24 +13,21 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from stt_server import __version__
-from stt_server.auth import select_subprotocol
+from stt_server.engine.auto import resolve_auto
 from stt_server.engine.base import SegmentEngine, StreamingEngine
 from stt_server.engine.select import make_engine, make_final_engine
-from stt_server.errors import BadQuery, InvalidConfig, Overloaded
-from stt_server.log import session_id
+from stt_server.native_endpoint import NativeEndpoint
 from stt_server.parakeet import ParakeetStreams
-from stt_server.protocols.native import NativeCodec
-from stt_server.protocols.native_config import Abilities
-from stt_server.refusals import http_error, unavailable, upgrade_refusal
+from stt_server.refusals import http_error
+from stt_server.rest.routes import Rest
 from stt_server.service import Service, State
-from stt_server.settings import MetricsAccess, SessionOptions, Settings
+from stt_server.settings import MetricsAccess, Settings
 from stt_server.sibling_endpoints import (
     FASTCONFORMER_PATH,
     PARAKEET_PATH,
     OldAddresses,
     SiblingEndpoints,
 )
-from stt_server.transport import WebSocketTransport
 
 
 class Endpoints:
@@ -65,65 +61,9 @@ class Endpoints:
             self._service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
 
-    async def native(self, socket: WebSocket) -> None:
-        """`/ws/transcribe`."""
-        service = self._service
-        offered: list[str] = socket.scope["subprotocols"]
-        refusal = upgrade_refusal(service, socket, key_may_follow=True)
-        if refusal is not None:
-            await socket.send_denial_response(refusal)
-            return
-        auth = service.authenticator
-        allowed = auth.allows_request(socket.headers, socket.query_params, offered)
-        with ExitStack() as places:
-            door = service.admission if allowed else service.without_key
-            try:
-                places.enter_context(door.place())
-            except Overloaded as error:
-                service.metrics.refusals.labels("capacity").inc()
-                await socket.send_denial_response(unavailable(str(error)))
-                return
-
-            def authenticate(key: str) -> bool:
-                if not auth.accepts(key):
-                    return False
-                # The place among those without a key is free again.
-                with places.pop_all():
-                    places.enter_context(service.admission.place())
-                return True
-
-            await socket.accept(subprotocol=select_subprotocol(offered))
-            await self._serve_native(socket, None if allowed else authenticate)
-
     async def unknown_socket(self, socket: WebSocket) -> None:
         """No protocol lives at this address."""
         await socket.send_denial_response(http_error(404, "not_found", "no such address"))
-
-    async def _serve_native(
-        self, socket: WebSocket, authenticate: Callable[[str], bool] | None
-    ) -> None:
-        service, settings = self._service, self._service.settings
-        identity = f"s-{uuid.uuid4().hex[:12]}"
-        session_id.set(identity)
-        info, final = service.engine.info, service.final_engine
-        try:
-            codec = NativeCodec(
-                session_id=identity,
-                defaults=SessionOptions(endpointing=settings.endpointing),
-                abilities=Abilities(
-                    frozenset({info.name}),
-                    final_model=final.info.name if final else None,
-                    detectors=service.detectors,
-                    eager=service.is_eager,
-                    lookaheads_ms=info.lookaheads_ms,
-                ),
-                max_audio_bytes=settings.limits.max_message_audio_bytes,
-                query=socket.query_params,
-            )
-        except InvalidConfig as error:
-            await _refuse_query(socket, error)
-            return
-        await service.serve(WebSocketTransport(socket), codec, authenticate)
 
     def _status(self) -> dict[str, object]:
         service = self._service
@@ -159,11 +99,14 @@ def create_app(
         engine: Serves instead of the one the settings name.
         final_engine: The same for the second recogniser.
     """
+    if engine is None:
+        settings = resolve_auto(settings)
     service = Service(
         settings, engine or make_engine(settings), final_engine or make_final_engine(settings)
     )
     streams = ParakeetStreams(service)
-    endpoints, siblings = Endpoints(service), SiblingEndpoints(service, streams)
+    endpoints, native = Endpoints(service), NativeEndpoint(service)
+    siblings, rest = SiblingEndpoints(service, streams), Rest(service)
     old_ports = {
         settings.parakeet.ws_port: PARAKEET_PATH,
         settings.fastconformer.port: FASTCONFORMER_PATH,
@@ -179,6 +122,7 @@ def create_app(
         finally:
             loading.cancel()
             await asyncio.wait([loading])
+            await rest.close()
             await service.close()
 
     app = Starlette(
@@ -188,23 +132,18 @@ def create_app(
             Route("/ready", endpoints.ready),
             Route("/status", endpoints.status),
             Route("/metrics", endpoints.metrics),
-            WebSocketRoute("/ws/transcribe", endpoints.native),
+            *rest.routes,
+            WebSocketRoute("/ws/transcribe", native.serve),
             WebSocketRoute(PARAKEET_PATH, siblings.parakeet),
             WebSocketRoute(FASTCONFORMER_PATH, siblings.fastconformer),
             WebSocketRoute("/{path:path}", endpoints.unknown_socket),
         ],
-        middleware=[Middleware(OldAddresses, routes=old_ports)],
+        middleware=[rest.middleware, Middleware(OldAddresses, routes=old_ports)],
         lifespan=lifespan,
     )
     app.state.service = service
     app.state.parakeet = streams
     return app
-
-
-async def _refuse_query(socket: WebSocket, error: InvalidConfig) -> None:
-    """The connection's URL has a wrong value: say so and close 4400."""
-    await socket.send_json({"error": str(error), "code": error.code})
-    await socket.close(BadQuery.close_code, "bad URL parameter")
 
 
 async def _http_error(_: Request, error: Exception) -> Response:

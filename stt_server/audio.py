@@ -56,9 +56,15 @@ def decode_samples(data: bytes, audio_format: AudioFormat) -> Samples:
 
 
 class Ingress:
-    """One stream's way from client bytes to samples; owns the resampler's memory."""
+    """One stream's way from client bytes to samples; owns the resampler's memory.
+
+    Attributes:
+        taken: Samples per channel accepted so far, each at the rate of its packet.
+    """
 
     def __init__(self) -> None:
+        self.taken = 0
+        self._skip = 0
         self._format: AudioFormat | None = None
         self._resampler: Resampler | None = None
         self._rest = b""
@@ -84,7 +90,17 @@ class Ingress:
             )
         if packet.splits_samples:
             self._rest = data[len(data) - remainder :]
-        return self._convert(data[: len(data) - remainder], packet.format)
+        samples = (len(data) - remainder) // frame_bytes
+        known = min(samples, self._skip)
+        self._skip -= known
+        self.taken += samples - known
+        return self._convert(data[known * frame_bytes : samples * frame_bytes], packet.format)
+
+    def rewind(self, sample: int) -> None:
+        """The client begins again at its `sample`, no later than `taken`: what follows is skipped
+        up to where the stream was. A sample whose other bytes have not come is forgotten."""
+        self._skip = self.taken - sample
+        self._rest = b""
 
     def drop_incomplete(self) -> InvalidAudio:
         """Give up on a sample whose other bytes never came; returns the error to report."""

@@ -26,10 +26,14 @@ class Authenticator:
 
     def accepts(self, key: str) -> bool:
         """Whether `key` is one of the configured ones; always true when none is."""
+        return self.number(key) is not None
+
+    def number(self, key: str) -> int | None:
+        """Which of the configured ones `key` is; 0 when none is."""
         given = key.encode()
         # Every key is compared, so that the time tells nothing about which one nearly matched.
         matches = [hmac.compare_digest(given, known) for known in self._keys]
-        return any(matches) or not self._keys
+        return matches.index(True) if any(matches) else None if self._keys else 0
 
     def allows_request(
         self,
@@ -38,9 +42,19 @@ class Authenticator:
         subprotocols: Sequence[str] = (),
     ) -> bool:
         """Whether the request carries a valid key in any of the places clients put it."""
-        return not self._keys or any(
-            self.accepts(key) for key in _presented_keys(headers, query, subprotocols)
-        )
+        return self.requester(headers, query, subprotocols) is not None
+
+    def requester(
+        self,
+        headers: Mapping[str, str],
+        query: Mapping[str, str],
+        subprotocols: Sequence[str] = (),
+    ) -> int | None:
+        """The number of the first valid key that the request carries; 0 when none is configured."""
+        if not self._keys:
+            return 0
+        numbers = (self.number(key) for key in _presented_keys(headers, query, subprotocols))
+        return next((number for number in numbers if number is not None), None)
 
     def allows_origin(self, origin: str | None, host: str | None) -> bool:
         """Whether a page of `origin` may use the server that is addressed as `host`.

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from stt_server import __version__
-from stt_server.settings import ModelSettings, Settings, load_settings
+from stt_server.settings import ModelSettings, Settings, load_settings, nest, old_variables
 
 DESCRIPTION = "Real-time speech-to-text server for conversational agents."
 EPILOG = """\
@@ -58,11 +58,13 @@ def _settings(arguments: dict[str, Any]) -> Settings | None:
     """Settings from parsed flags; None when something is wrong with them, which was told."""
     file = arguments.pop("config")
     try:
-        return load_settings(_nest(arguments), file=Path(file) if file else None)
+        return load_settings(nest(arguments), file=Path(file) if file else None)
     except ValidationError as error:
+        old = {path: name for name, values in old_variables().items() for path in values}
         for problem in error.errors(include_url=False, include_input=False):
             name = ".".join(str(part) for part in problem["loc"])
-            setting = f"setting {name}: " if name else ""
+            also = f" (or {old[name]})" if name in old else ""
+            setting = f"setting {name}{also}: " if name else ""
             print(f"stt-server: {setting}{problem['msg']}", file=sys.stderr)  # noqa: T201
     except (OSError, ValueError) as error:
         print(f"stt-server: {error}", file=sys.stderr)  # noqa: T201
@@ -143,15 +145,3 @@ def _bare_type(annotation: Any) -> Any:
     if get_origin(annotation) is UnionType:
         return next(kind for kind in get_args(annotation) if kind is not type(None))
     return annotation
-
-
-def _nest(arguments: dict[str, Any]) -> dict[str, Any]:
-    """`{"limits.drain_s": 1}` → `{"limits": {"drain_s": 1}}`."""
-    nested: dict[str, Any] = {}
-    for path, value in arguments.items():
-        section, dot, name = path.partition(".")
-        if dot:
-            nested.setdefault(section, {})[name] = value
-        else:
-            nested[path] = value
-    return nested

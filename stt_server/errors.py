@@ -19,6 +19,7 @@
         ├── MessageTooLarge            1009
         ├── IdleTimeout                4408
         ├── SessionLimit               4409
+        ├── ResumeFailed               4410
         ├── ServerShutdown             1012
         ├── Overloaded                 1013
         ├── ClientTooSlow              1013
@@ -46,6 +47,7 @@ class ErrorCode(StrEnum):
     UNAUTHORIZED = "UNAUTHORIZED"
     IDLE_TIMEOUT = "IDLE_TIMEOUT"
     SESSION_LIMIT = "SESSION_LIMIT"
+    RESUME_FAILED = "RESUME_FAILED"
     SERVER_SHUTDOWN = "SERVER_SHUTDOWN"
     OVERLOADED = "OVERLOADED"
     INTERNAL_ERROR = "INTERNAL_ERROR"
@@ -169,6 +171,13 @@ class SessionLimit(SessionError):
 
     code = ErrorCode.SESSION_LIMIT
     close_code = 4409
+
+
+class ResumeFailed(SessionError):
+    """There is no session that this client may go on with."""
+
+    code = ErrorCode.RESUME_FAILED
+    close_code = 4410
 
 
 class ServerShutdown(SessionError):

@@ -195,6 +195,9 @@ class Backlog:
 class Flush:
     """End the open turn now; the session goes on."""
 
+    id: str | int | float | bool | None = None
+    """The client's own name for it, given back with the answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stall:

@@ -9,6 +9,12 @@ from prometheus_client import (
     generate_latest,
 )
 
+# Fine around the periods of chunks, against which steps are judged.
+STEP_BUCKETS = (
+    *(0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1),
+    *(0.12, 0.14, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 5, 15),
+)
+
 
 class Metrics:
     """What an operator can graph. Names and labels are listed in `docs/operations.md`."""
@@ -66,6 +72,43 @@ class Metrics:
             "stt_second_pass_seconds",
             "Time a second pass took that was not given up.",
             buckets=(0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 5, 10, 30),
+            registry=self.registry,
+        )
+        self.turn_detector_seconds = Histogram(
+            "stt_turn_detector_seconds",
+            "Time a turn detector took for one judgement.",
+            ["detector"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2),
+            registry=self.registry,
+        )
+        self.file_requests = Gauge(
+            "stt_file_requests",
+            "Uploads being received, waiting or transcribed.",
+            registry=self.registry,
+        )
+        self.file_answers = Counter(
+            "stt_file_answers_total",
+            "Uploads by the status of the answer; 499: the client went away.",
+            ["status"],
+            registry=self.registry,
+        )
+        self.file_audio_seconds = Counter(
+            "stt_file_audio_seconds_total",
+            "Audio of files that were transcribed.",
+            registry=self.registry,
+        )
+        self.step_seconds = Histogram(
+            "stt_step_seconds",
+            "Time of one step of a streaming model, for all streams at once.",
+            ["model"],
+            buckets=STEP_BUCKETS,
+            registry=self.registry,
+        )
+        self.step_lag_seconds = Histogram(
+            "stt_step_lag_seconds",
+            "From the coming of audio to the end of the first step after that, at most.",
+            ["model"],
+            buckets=STEP_BUCKETS,
             registry=self.registry,
         )
         self.vad_batch = Histogram(

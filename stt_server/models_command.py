@@ -50,11 +50,15 @@ def _list(models: ModelSettings) -> int:
     for column in ("name", "here", "size", "licence", "what"):
         table.add_column(column, no_wrap=column != "what")
     for entry in REGISTRY.values():
-        size = f"{entry.size_bytes / 1e9:.1f} GB" if entry.files else ""
+        size = _size(entry.size_bytes) if entry.files else ""
         table.add_row(entry.name, _here(entry, models), size, entry.licence, entry.description)
     # On a terminal rich fits the table to its width; whoever reads a pipe wants a line per model.
     Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, highlight=False).print(table)
     return 0
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes > 5e7 else f"{size_bytes / 1e6:.0f} MB"
 
 
 def _here(entry: ModelEntry, models: ModelSettings) -> str:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 from stt_server.errors import ErrorCode, Overloaded
 from stt_server.events import StreamError
+from stt_server.intake import MAX_KEYLESS_BYTES
 from stt_server.log import session_id
 from stt_server.protocols.base import Message
 from stt_server.protocols.parakeet import (
@@ -21,7 +22,7 @@ from stt_server.protocols.parakeet import (
 )
 from stt_server.protocols.parakeet_lines import LineSplitter
 from stt_server.service import Service, State
-from stt_server.session import MAX_KEYLESS_BYTES, ClientGone, Transport
+from stt_server.session import ClientGone, Transport
 from stt_server.tcp import TcpTransport
 
 logger = logging.getLogger(__name__)

@@ -154,6 +154,8 @@ class Progress:
 
     received: int = 0
     """Samples taken from the client."""
+    taken: int = 0
+    """The same as the client counts them: per channel, at its own rate."""
     held: int = 0
     """Samples the VAD stage keeps until the next ones come."""
     done: int = 0

@@ -15,7 +15,7 @@ from stt_server.engine.base import EngineUnavailable
 from stt_server.log import configure_logging
 from stt_server.parakeet import ParakeetPorts
 from stt_server.service import Service, State
-from stt_server.settings import LogFormat, Settings, unknown_variables
+from stt_server.settings import LogFormat, Settings, as_variables, old_variables, unknown_variables
 from stt_server.settings.section import Section
 from stt_server.transport import ImpatientHttpProtocol, PatientWebSocketProtocol
 
@@ -83,6 +83,9 @@ def serve(settings: Settings) -> int:
     configure_logging(settings.log.level, as_json=settings.log.format is LogFormat.JSON)
     for name in unknown_variables():
         logger.warning("settings.unknown_variable", extra={"variable": name})
+    if old := old_variables():
+        instead = " ".join(map(as_variables, old.values()))
+        logger.warning("settings.old_variables", extra={"read": list(old), "same_as": instead})
     host = settings.bind_host
     parakeet, fastconformer = settings.parakeet, settings.fastconformer
     try:

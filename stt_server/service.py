@@ -9,26 +9,25 @@ from enum import StrEnum
 from functools import partial
 
 from stt_server.admission import Admission
+from stt_server.assembly import Assembly, hears_silence
 from stt_server.auth import Authenticator
 from stt_server.engine.base import (
     EngineUnavailable,
     SegmentEngine,
+    SteppedEngine,
+    StepTimes,
     StreamingEngine,
     SupervisedEngine,
 )
+from stt_server.engine.detectors import Detectors
 from stt_server.engine.silero_process import SileroProcess
 from stt_server.engine.vad import VoiceDetector
 from stt_server.errors import ServerShutdown
-from stt_server.events import StreamEvent
 from stt_server.metrics import Metrics
-from stt_server.pipeline import Pipeline, Progress, Stage
-from stt_server.protocols.base import Codec, Message
+from stt_server.pipeline import Progress
+from stt_server.protocols.base import Codec
 from stt_server.session import Session, SessionParts, Transport
-from stt_server.settings import DetectorName, EngineName, SessionOptions, Settings
-from stt_server.stages.asr import StreamingAsrStage
-from stt_server.stages.sink import SinkStage
-from stt_server.stages.two_pass import TwoPassStage
-from stt_server.stages.vad import VadStage
+from stt_server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +58,13 @@ class Service:
         settings: Settings,
         engine: StreamingEngine | SegmentEngine,
         final_engine: SegmentEngine | None = None,
+        detectors: Detectors | None = None,
     ) -> None:
         """
         Args:
             engine: Hears everything.
             final_engine: Makes the finals beside a streaming `engine`.
+            detectors: End turns instead of those that the settings name.
         """
         self.settings = settings
         self.engine = engine
@@ -76,39 +77,28 @@ class Service:
         self.state = State.LOADING
         self.failure: Exception | None = None
         self._silero = SileroProcess()
-        self._detector: VoiceDetector | None = None
+        self._assembly: Assembly | None = None
+        self._turn_detectors = detectors or Detectors.of(settings)
         self._sessions: dict[Session, asyncio.Task[None]] = {}
+        self.requests: set[asyncio.Task[None]] = set()
+        """Work that is no session, but is waited for when the server ends."""
         self._checked_at = self._check_failed_at = float("-inf")
         self._check_lock = asyncio.Lock()
         for supervised in self._engines:
             if isinstance(supervised, SupervisedEngine):
                 serving = self.metrics.model_serving.labels(supervised.info.name)
                 serving.set_function(partial(_serves, supervised))
+        for stepped in self._engines:
+            if isinstance(stepped, SteppedEngine):
+                stepped.on_step = partial(_note_step, self.metrics, stepped.info.name)
 
     async def load(self) -> None:
         """Load the models and let sessions in; a failure is kept in `failure`."""
         began = time.monotonic()
-        for info in (engine.info for engine in self._engines):
-            logger.info("model.loading", extra={"model": info.name, "about": info.summary})
-        if self.settings.model is EngineName.AUTO:
-            logger.warning(
-                "model.fallback",
-                extra={"model": self.engine.info.name, "why": "no other model is installed"},
-            )
-        name = self.engine.info.name
         try:
-            if isinstance(self.engine, SegmentEngine):
-                _check_segments(name)
-            name = "silero"
-            await self._silero.start()
-            self._detector = VoiceDetector(self._silero.infer, self.metrics)
-            for engine in self._engines:
-                name = engine.info.name
-                await engine.start()
+            await self._start_models()
         except Exception as error:
             self.state, self.failure = State.FAILED, error
-            trace = None if isinstance(error, EngineUnavailable) else error
-            logger.error("model.failed", extra={"model": name, "error": str(error)}, exc_info=trace)
             raise
         # Some engines know only now how much they hold.
         self._set_capacity()
@@ -120,10 +110,40 @@ class Service:
             extra={
                 "model": self.engine.info.name,
                 **({"final_model": self.final_engine.info.name} if self.final_engine else {}),
+                "detectors": sorted(self.detectors),
                 "max_sessions": self.admission.capacity,
                 "load_s": round(time.monotonic() - began, 2),
             },
         )
+
+    async def _start_models(self) -> None:
+        name = self.engine.info.name
+        for info in (engine.info for engine in self._engines):
+            logger.info("model.loading", extra={"model": info.name, "about": info.summary})
+        try:
+            if isinstance(self.engine, SegmentEngine):
+                _check_segments(name)
+            name = "silero"
+            await self._silero.start()
+            name = "detectors"
+            await self._turn_detectors.start()
+            for engine in self._engines:
+                name = engine.info.name
+                await engine.start()
+            name = "detectors"
+            self._turn_detectors.check(self.engine.info)
+            self._assembly = Assembly(
+                self.settings,
+                self.engine,
+                self.final_engine,
+                VoiceDetector(self._silero.infer, self.metrics),
+                self._turn_detectors,
+                self.metrics,
+            )
+        except Exception as error:
+            trace = None if isinstance(error, EngineUnavailable) else error
+            logger.error("model.failed", extra={"model": name, "error": str(error)}, exc_info=trace)
+            raise
 
     async def not_ready_reason(self) -> str | None:
         """Why sessions cannot be served now; None when they can."""
@@ -150,20 +170,23 @@ class Service:
     @property
     def detectors(self) -> frozenset[str]:
         """What may end turns before silence does."""
-        return frozenset({DetectorName.SILENCE.value})
+        return self._turn_detectors.names(self.engine.info)
 
     @property
     def is_eager(self) -> bool:
         """Whether clients can be told of eager ends: their text must be the final's."""
-        return self.engine.info.speculates and self.final_engine is None
+        is_final = self.final_engine is None and not hears_silence(self.engine)
+        return is_final and self.engine.info.speculates
 
     @property
     def degraded_reason(self) -> str | None:
-        """Why the streaming engine makes the finals, too; None when all is well."""
-        final = self.final_engine
-        if self.state is not State.READY or not isinstance(final, SupervisedEngine):
+        """Why the main engine does the work of another one, too; None when all is well."""
+        if self.state is not State.READY:
             return None
-        return final.fault and f"{final.info.name}: {final.fault}"
+        for engine in self._engines[1:]:
+            if isinstance(engine, SupervisedEngine) and engine.fault is not None:
+                return f"{engine.info.name}: {engine.fault}"
+        return None
 
     async def drain(self) -> None:
         """Admit nobody, let live turns end up to a deadline, then close every session."""
@@ -176,6 +199,8 @@ class Service:
         await self._wait_for_sessions(self.settings.limits.drain_s)
         for session in list(self._sessions):
             session.end(error)
+        for request in self.requests:
+            request.cancel()
         # Half of the time again for what was said; then each session closes by itself.
         limits = self.settings.limits
         await self._wait_for_sessions(limits.drain_s / 2 + limits.send_timeout_s)
@@ -185,6 +210,7 @@ class Service:
     async def close(self) -> None:
         """Free the models."""
         await self._silero.stop()
+        await self._turn_detectors.stop()
         for engine in self._engines:
             await engine.stop()
 
@@ -195,10 +221,13 @@ class Service:
         authenticate: Callable[[str], bool] | None = None,
         *,
         protocol: str = "native",
+        progress: Progress | None = None,
     ) -> None:
         """Run one session from accept to close; `protocol` names it in the metrics."""
-        progress = Progress()
-        parts = SessionParts(codec, self._pipeline(codec, progress), progress, authenticate)
+        progress = progress or Progress()
+        assert self._assembly is not None
+        pipeline = self._assembly.pipeline(codec, progress)
+        parts = SessionParts(codec, pipeline, progress, authenticate)
         session = Session(
             parts,
             transport,
@@ -217,40 +246,10 @@ class Service:
         finally:
             del self._sessions[session]
 
-    def _pipeline(self, codec: Codec, progress: Progress) -> Pipeline[StreamEvent, Message]:
-        assert self._detector is not None
-        sink = SinkStage(
-            codec,
-            self.metrics,
-            clock=time.monotonic,
-            log_transcripts=self.settings.log.transcripts,
-        )
-        vad = VadStage(self._detector.open(), codec.options.endpointing, progress)
-        return vad + self._asr_stage(codec.options, progress) + sink
-
-    def _asr_stage(
-        self, options: SessionOptions, progress: Progress
-    ) -> Stage[StreamEvent, StreamEvent]:
-        engine, clock = self.engine, time.monotonic
-        if isinstance(engine, SegmentEngine):
-            from stt_server.stages.segment_asr import SegmentAsrStage
-
-            return SegmentAsrStage(engine, options, progress, clock=clock)
-        streaming = StreamingAsrStage(engine.open, options, progress, clock=clock)
-        if self.final_engine is None:
-            return streaming
-        return TwoPassStage(
-            streaming,
-            self.final_engine,
-            options,
-            self.metrics,
-            timeout_s=self.settings.final_timeout_ms / 1_000,
-            clock=clock,
-        )
-
     @property
     def _engines(self) -> list[StreamingEngine | SegmentEngine]:
-        return [self.engine, *([self.final_engine] if self.final_engine else [])]
+        others = (self.final_engine, self._turn_detectors.side_model)
+        return [self.engine, *(engine for engine in others if engine is not None)]
 
     def _set_capacity(self) -> None:
         capacity = self.engine.info.capacity
@@ -258,8 +257,9 @@ class Service:
         self.metrics.capacity.set(self.admission.capacity)
 
     async def _wait_for_sessions(self, timeout_s: float) -> None:
-        if self._sessions:
-            await asyncio.wait(self._sessions.values(), timeout=timeout_s)
+        running = [*self._sessions.values(), *self.requests]
+        if running:
+            await asyncio.wait(running, timeout=timeout_s)
 
 
 def _check_segments(model: str) -> None:
@@ -270,6 +270,11 @@ def _check_segments(model: str) -> None:
         raise EngineUnavailable(
             f"{model} needs {error.name}: pip install 'stt-server[segments]'"
         ) from error
+
+
+def _note_step(metrics: Metrics, model: str, times: StepTimes) -> None:
+    metrics.step_seconds.labels(model).observe(times.seconds)
+    metrics.step_lag_seconds.labels(model).observe(times.lag_s)
 
 
 def _serves(engine: SupervisedEngine) -> float:

@@ -45,6 +45,10 @@ class TcpTransport:
         return self._writer.is_closing()
 
     @property
+    def is_detached(self) -> bool:
+        return False
+
+    @property
     def is_half_closed(self) -> bool:
         return self._at_end and not self.is_gone
 

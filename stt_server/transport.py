@@ -1,11 +1,13 @@
 """Where the web server and a session meet: WebSockets under uvicorn and Starlette."""
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
 
 from stt_server.protocols.base import Message
 from stt_server.session import ClientGone
@@ -13,16 +15,46 @@ from stt_server.session import ClientGone
 EXTENSION = "stt_server"
 """Where a connection shows itself in the ASGI scope."""
 REQUEST_HEAD_S = 10.0
+UNREAD_S = 20.0
+"""An answer over HTTP of which nothing is read for so long is given up."""
 ABORT_AFTER_S = 1.0
 """How long a closed connection may take to empty its buffers."""
+PROBE = b"are you there"
+ON_PURPOSE = frozenset(
+    {
+        CloseCode.NORMAL_CLOSURE,
+        CloseCode.NO_STATUS_RCVD,
+        CloseCode.PROTOCOL_ERROR,
+        CloseCode.INVALID_DATA,
+        CloseCode.MESSAGE_TOO_BIG,
+    }
+)
+"""Closes after which nobody comes back, whoever sent them."""
 
 
 class ImpatientHttpProtocol(H11Protocol):
-    """Uvicorn's HTTP connection with a bound on how long a request's head may take to come."""
+    """Uvicorn's HTTP connection with bounds on how long a request's head may take to come, and on
+    how long a peer may read nothing of the answer."""
+
+    _stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
         self.loop.call_later(REQUEST_HEAD_S, self._give_up)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self.loop.call_later(UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stuck is not None:
+            self._stuck.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._stuck is not None:
+            self._stuck.cancel()
 
     def _give_up(self) -> None:
         if self.scope is None:  # pyright: ignore[reportUnnecessaryComparison]
@@ -38,8 +70,45 @@ class PatientWebSocketProtocol(WebSocketsSansIOProtocol):
     """
 
     _heard_at = 0.0
+    _on_answer: Callable[[], None] | None = None
     pinged_at = 0.0
     """Loop time of the peer's last WebSocket ping."""
+    lost_at = 0.0
+    """Loop time of the end of the connection."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.lost = asyncio.Event()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.lost_at = self.loop.time()
+        self.lost.set()
+
+    def probe(self, on_answer: Callable[[], None]) -> None:
+        """Have `on_answer` called once the peer has read everything sent so far."""
+        self._on_answer = on_answer
+        if not (self.disconnected or self.close_sent):
+            self.conn.send_ping(PROBE)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+
+    def leave(self, code: int, reason: str) -> None:
+        """End the connection now, whether the peer still listens or not."""
+        if self.disconnected or self.close_sent:
+            self.transport.abort()
+            return
+        self.stop_keepalive()
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code})
+        self.transport.close()
+        self.loop.call_later(ABORT_AFTER_S, self.transport.abort)
+
+    def handle_pong(self, event: Frame) -> None:
+        if self._on_answer is not None and bytes(event.data) == PROBE:
+            self._on_answer()
+        super().handle_pong(event)
 
     async def run_asgi(self) -> None:
         self.scope.setdefault("extensions", {})[EXTENSION] = {"connection": self}
@@ -85,7 +154,8 @@ class PatientWebSocketProtocol(WebSocketsSansIOProtocol):
 
 
 class WebSocketTransport:
-    """An accepted Starlette WebSocket as a session's `Transport`."""
+    """An accepted Starlette WebSocket as a session's `Transport`, and a `Connection` that another
+    one can succeed."""
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
@@ -97,12 +167,28 @@ class WebSocketTransport:
         return self._connection is not None and self._connection.disconnected
 
     @property
+    def is_detached(self) -> bool:
+        return False
+
+    @property
     def is_half_closed(self) -> bool:
         return False  # a WebSocket closes both ways at once
 
     @property
     def pinged_at(self) -> float:
         return self._connection.pinged_at if self._connection is not None else 0.0
+
+    @property
+    def lost_at(self) -> float:
+        return self._connection.lost_at if self._connection is not None else 0.0
+
+    @property
+    def may_return(self) -> bool:
+        if self._connection is None:
+            return False  # another server's connection does not tell
+        closing = self._connection.conn
+        frames = [frame for frame in (closing.close_rcvd, closing.close_sent) if frame is not None]
+        return not any(frame.code in ON_PURPOSE for frame in frames)
 
     async def receive(self) -> Message | None:
         message = await self._socket.receive()
@@ -126,3 +212,18 @@ class WebSocketTransport:
             await self._socket.close(code, reason)
         except (WebSocketDisconnect, RuntimeError) as error:
             raise ClientGone from error
+
+    def leave(self, code: int, reason: str) -> None:
+        if self._connection is not None:
+            self._connection.leave(code, reason)
+
+    def probe(self, on_answer: Callable[[], None]) -> None:
+        if self._connection is not None:
+            self._connection.probe(on_answer)
+
+    async def wait_until_lost(self) -> bool:
+        """Returns whether the peer has answered a close, and so read all that came before it."""
+        if self._connection is None:
+            return True
+        await self._connection.lost.wait()
+        return self._connection.conn.close_rcvd is not None

@@ -29,7 +29,12 @@ class ServerProcess:
     def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
         # The environment is built from nothing, so that no STT_* of the caller gets in.
         self._process = subprocess.Popen(
-            list(command), cwd=cwd, env=dict(env), stderr=subprocess.PIPE, text=True
+            list(command),
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self._lines: list[str] = []
         self._grown = threading.Condition()
@@ -98,6 +103,12 @@ class ServerProcess:
     def usage(self) -> psutil.Process:
         return psutil.Process(self.pid)
 
+    def tell(self, line: str) -> None:
+        """Write a line to its stdin."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
@@ -116,7 +127,9 @@ class ServerProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self.wait()
+        assert self._process.stdin is not None
         assert self._process.stderr is not None
+        self._process.stdin.close()
         self._process.stderr.close()
 
     def _read(self) -> None:

@@ -4,10 +4,12 @@ import asyncio
 import gc
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import psutil
 import uvicorn
+from starlette.applications import Starlette
 
 from stt_server import Settings, create_app
 from stt_server.transport import PatientWebSocketProtocol
@@ -85,30 +87,36 @@ async def test_finished_sessions_leave_nothing_either() -> None:
 async def test_no_task_outlives_its_session() -> None:
     """The app in this loop, so that its tasks can be seen."""
     app = create_app(Settings(model="scripted"))  # pyright: ignore[reportArgumentType]
+    async with serving(app) as url:
+        await transcribe(url, pcm("yes"))
+        before = running_tasks()
+        for index in range(30):
+            async with open_client(url) as client:
+                await client.send(pcm("demo")[:64_000])
+                if index % 3 == 0:
+                    client.socket.transport.abort()
+                elif index % 3 == 1:
+                    await client.finish()
+        await poll(lambda: not app.state.service.admission.active)
+        await poll(lambda: running_tasks() <= before)
+        assert app.state.service.engine.open_streams == 0
+
+
+@asynccontextmanager
+async def serving(app: Starlette) -> AsyncIterator[str]:
+    """The address of the native protocol of an app that runs in this loop."""
     config = uvicorn.Config(
         app, port=0, ws=PatientWebSocketProtocol, log_config=None, lifespan="on"
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"ws://127.0.0.1:{listener.getsockname()[1]}/ws/transcribe"
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await poll(lambda: app.state.service.state == "ready")
-            await transcribe(url, pcm("yes"))
-            before = running_tasks()
-            for index in range(30):
-                async with open_client(url) as client:
-                    await client.send(pcm("demo")[:64_000])
-                    if index % 3 == 0:
-                        client.socket.transport.abort()
-                    elif index % 3 == 1:
-                        await client.finish()
-            await poll(lambda: not app.state.service.admission.active)
-            await poll(lambda: running_tasks() <= before)
-            assert app.state.service.engine.open_streams == 0
+            yield f"ws://127.0.0.1:{listener.getsockname()[1]}/ws/transcribe"
         finally:
             server.should_exit = True
-            await serving
+            await task
 
 
 async def poll(condition: Callable[[], bool]) -> None:

@@ -70,10 +70,15 @@ def test_environment_sets_what_flags_do_not() -> None:
         "STT_DEVICE": "cpu",
         "STT_LOG__FORMAT": "json",
         "STT_LIMITS__MAX_SESSIONS": "7",
+        "ASR_STEP_MS": "10",
+        "ASR_MAX_BATCH": "9",
     }
     with run_server(command=MODULE, env=env) as server:
         assert server.address[1] == port
         assert server.get("/health").json()["max_sessions"] == 7
+        (told,) = [event for event in server.events if event["event"] == "settings.old_variables"]
+        assert told["level"] == "WARNING"
+        assert told["same_as"] == "STT_NEMO__TICK_MS=10 STT_MAX_STREAMS=9"
     with run_server("--limits-max-sessions=3", env=env) as server:
         assert server.address[1] != port
         assert server.get("/health").json()["max_sessions"] == 3

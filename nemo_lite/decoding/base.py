@@ -1,6 +1,6 @@
 """What every greedy decoder shares: its shape, its result, and the state of live streams."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -58,9 +58,11 @@ class DecoderState:
     Args:
         fresh: what a stream that has heard nothing holds, without the slot dimension.
         slots: how many streams fit.
+        memory: the names of those that hold what was said; the others say where a stream is.
     """
 
-    def __init__(self, fresh: Mapping[str, Tensor], slots: int) -> None:
+    def __init__(self, fresh: Mapping[str, Tensor], slots: int, *, memory: Sequence[str]) -> None:
+        self._memory = tuple(memory)
         # Ordinary tensors wherever this is called: inference tensors could not be cleared later
         # outside of inference mode.
         with torch.inference_mode(False):
@@ -86,6 +88,11 @@ class DecoderState:
         """Make slots ready for new streams."""
         for name, tensor in self._tensors.items():
             tensor[slots] = self._fresh[name]
+
+    def forget(self, slot: int) -> None:
+        """Make one stream go on as if nothing had been said before."""
+        for name in self._memory:
+            self._tensors[name][slot] = self._fresh[name]
 
     def save(self, slot: int) -> DecoderSnapshot:
         """Copy one slot; the copy stays on the device."""

@@ -42,7 +42,7 @@ class CtcDecoder:
             "last": torch.full((), self._head.vocabulary_size, device=device),
             "frames": torch.zeros((), dtype=torch.int64, device=device),
         }
-        return DecoderState(fresh, slots)
+        return DecoderState(fresh, slots, memory=("last",))
 
     def decode(
         self, encoded: Tensor, lengths: Tensor, state: DecoderState, slots: Tensor

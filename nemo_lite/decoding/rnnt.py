@@ -93,7 +93,7 @@ class RnntDecoder:
             "pointer": zero,
             "symbols": zero,
         }
-        return DecoderState(fresh, slots)
+        return DecoderState(fresh, slots, memory=("hidden", "cell", "predicted"))
 
     def decode(
         self, encoded: Tensor, lengths: Tensor, state: DecoderState, slots: Tensor

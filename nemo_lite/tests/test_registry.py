@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from nemo_lite.errors import UnknownModelError
+import nemo_lite
+from nemo_lite.errors import UnknownModelError, UnsupportedError
 from nemo_lite.registry import BASE_MODEL_FILES, BASE_MODELS, REGISTRY, find
 
 
@@ -20,6 +21,7 @@ def test_short_names_are_those_of_the_design() -> None:
         "multitalker",
         "sortformer",
         "nemotron-diar",
+        "smart-turn",
     ]
 
 
@@ -35,7 +37,7 @@ def test_what_can_be_loaded_is_pinned_to_bytes(name: str) -> None:
     entry = REGISTRY[name]
 
     assert re.fullmatch(r"[0-9a-f]{40}", entry.revision)
-    assert entry.size_bytes == sum(file.size_bytes for file in entry.files) > 2**28
+    assert entry.size_bytes == sum(file.size_bytes for file in entry.files) > 2**22
     assert len({file.name for file in entry.files}) == len(entry.files)
     assert all(re.fullmatch(r"[0-9a-f]{64}", file.digest) for file in entry.files)
     assert all(re.fullmatch(r"(llm_backbone/)?[\w.-]+", file.name) for file in entry.files)
@@ -58,6 +60,11 @@ def test_canary_qwen_has_the_files_of_the_language_model_it_names_but_not_its_we
 @pytest.mark.parametrize("name", [n for n, entry in REGISTRY.items() if entry.loader is None])
 def test_what_cannot_be_loaded_has_nothing_to_download(name: str) -> None:
     assert REGISTRY[name].files == ()
+
+
+def test_what_recognises_no_words_is_refused_before_it_is_downloaded() -> None:
+    with pytest.raises(UnsupportedError, match="no words"):
+        nemo_lite.load("smart-turn")
 
 
 def test_mistyped_name_is_told_the_close_ones() -> None:

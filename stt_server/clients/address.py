@@ -1,7 +1,8 @@
 """Where the server is: what people type, turned into a WebSocket URL."""
 
 import ipaddress
-from urllib.parse import SplitResult, urlsplit
+from collections.abc import Mapping
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from stt_server.clients.errors import BadAddress
 from stt_server.settings import DEFAULT_PORT, ParakeetSettings
@@ -36,6 +37,13 @@ def websocket_url(address: str, *, path: str = _PATH, query: str = "") -> str:
     shown = f"[{host}]" if ":" in host else host
     path = path if url.path in {"", "/"} else url.path
     return SplitResult(scheme, f"{shown}:{port}", path, url.query or query, "").geturl()
+
+
+def with_query(url: str, parameters: Mapping[str, str]) -> str:
+    """`url` with `parameters` behind those that it has."""
+    query = urlsplit(url).query
+    added = f"{query}&{urlencode(parameters)}" if query else urlencode(parameters)
+    return urlsplit(url)._replace(query=added).geturl()
 
 
 def tcp_address(address: str) -> tuple[str, int] | None:

@@ -15,6 +15,7 @@ _NATIVE_ONLY = (
     "detector",
     "no_interim",
     "segment_finals",
+    "no_resume",
 )
 
 _EPILOG = """\
@@ -123,6 +124,11 @@ def _add_session(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-interim", action="store_true", help="final text only")
     group.add_argument(
         "--segment-finals", action="store_true", help="final pieces inside long turns, too"
+    )
+    group.add_argument(
+        "--no-resume",
+        action="store_true",
+        help="end when the connection is lost; otherwise live audio goes on over a new one",
     )
 
 

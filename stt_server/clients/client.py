@@ -1,21 +1,22 @@
 """The native protocol from a client's side, as an asynchronous object."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from stt_server.clients.address import websocket_url
+from stt_server.clients.address import websocket_url, with_query
 from stt_server.clients.connection import open_websocket
 from stt_server.clients.errors import ClientClosed, ConnectionLost, Refused
 from stt_server.clients.incoming import Incoming
 from stt_server.clients.messages import ServerMessage, parse_message
 from stt_server.clients.options import ClientOptions
+from stt_server.clients.outgoing import Outgoing
+from stt_server.clients.resumption import Reconnector, Resumption
 from stt_server.clients.samples import SampleArray, encode_samples
 from stt_server.clients.window import AckWindow
 from stt_server.protocols.native_messages import FinishedMessage, ReadyMessage
@@ -50,6 +51,9 @@ class Client:
     `send` waits while `window_s` seconds of audio are on their way and not read by the server
     (`window.py`), so a program may send a file as fast as this allows. All waiting ends with
     `ServerSilent` when no message at all has come from the server for `answer_timeout_s`.
+
+    With `ClientOptions(resume=True)` a lost connection is replaced by a new one, nothing is lost
+    and nothing comes twice; only `note` tells. Where that fails, `ConnectionLost` is raised.
     """
 
     def __init__(
@@ -61,8 +65,12 @@ class Client:
         connect_timeout_s: float = 10.0,
         answer_timeout_s: float = 120.0,
         window_s: float = 10.0,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare; `async with` connects.
+
+        Args:
+            note: Is told what its user may want to know about the connection.
 
         Raises:
             BadAddress: `address` makes no sense; `address.py` says what does.
@@ -72,9 +80,21 @@ class Client:
         self._options = options or ClientOptions()
         self._connect_timeout_s = connect_timeout_s
         self._answer_timeout_s = answer_timeout_s
-        second = self._options.sample_rate * self._options.format.frame_bytes
+        frame_bytes = self._options.format.frame_bytes
+        second = self._options.sample_rate * frame_bytes
         self._window = AckWindow(limit=round(window_s * second), step=round(window_s * second / 10))
-        self._incoming = Incoming(self._window, answer_timeout_s=answer_timeout_s)
+        self._resumption = Resumption(self._window, frame_bytes) if self._options.resume else None
+        self._outgoing = Outgoing(self._resumption.kept if self._resumption else None)
+        self._reconnector = self._resumption and Reconnector(
+            self._resumption,
+            self._outgoing,
+            self._window,
+            connect=self._connect,
+            note=note or (lambda _: None),
+        )
+        self._incoming = Incoming(
+            self._window, answer_timeout_s=answer_timeout_s, comeback=self._reconnector
+        )
         self._sending = asyncio.Lock()
         self._partial = b""
         self._flushes = 0
@@ -101,15 +121,11 @@ class Client:
             Refused: the server does not take this client.
             OptionsRefused: the server cannot honour an option.
         """
-        self._websocket = await open_websocket(
-            self._url,
-            api_key=self._api_key,
-            connect_timeout_s=self._connect_timeout_s,
-            answer_timeout_s=self._answer_timeout_s,
-        )
-        self._reader = asyncio.create_task(self._incoming.read(self._websocket))
+        websocket = await self._connect({}, self._connect_timeout_s)
+        await self._outgoing.open(websocket)
+        self._reader = asyncio.create_task(self._incoming.read(websocket))
         try:
-            await self._send_json(self._options.config())
+            await self._deliver(self._outgoing.send(self._options.config()))
             await self._incoming.until(
                 lambda: self._incoming.ready is not None, timeout_s=self._connect_timeout_s
             )
@@ -152,7 +168,7 @@ class Client:
     async def flush(self) -> None:
         """End the open turn now; returns when its final can be read. The session goes on."""
         async with self._sending:
-            await self._send_json({"type": "flush"})
+            await self._deliver(self._outgoing.send({"type": "flush"}))
             self._flushes += 1
             mine = self._flushes
         await self._incoming.until(lambda: self._incoming.flushed >= mine)
@@ -164,7 +180,7 @@ class Client:
         """
         async with self._sending:
             if not self._finish_sent:
-                await self._send_json({"type": "finish"})
+                await self._deliver(self._outgoing.send({"type": "finish"}))
                 self._finish_sent = True
         await self._incoming.until(lambda: self._incoming.finished is not None)
         assert self._incoming.finished is not None
@@ -180,6 +196,9 @@ class Client:
         finally:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
+            if self._reconnector is not None:
+                await self._reconnector.stop()
+                await self._websocket.close()  # there may be a new one
 
     async def __aiter__(self) -> AsyncIterator[ServerMessage]:
         async for text in self.texts():
@@ -201,20 +220,27 @@ class Client:
         if self._finish_sent:
             raise ClientClosed("audio cannot follow finish")
         await self._incoming.until(lambda: not self._window.is_full)
-        await self._write(data)
+        await self._deliver(self._outgoing.send(data))
         mark = self._window.add(len(data))
         if mark is not None:
-            await self._send_json({"type": "ping", "id": mark})
+            await self._deliver(self._outgoing.ping(mark))
 
-    async def _send_json(self, message: dict[str, Any]) -> None:
-        await self._write(json.dumps(message, ensure_ascii=False))
+    async def _connect(self, query: Mapping[str, str], timeout_s: float) -> ClientConnection:
+        self._websocket = await open_websocket(
+            with_query(self._url, query) if query else self._url,
+            api_key=self._api_key,
+            connect_timeout_s=min(timeout_s, self._connect_timeout_s),
+            answer_timeout_s=self._answer_timeout_s,
+            is_impatient=self._resumption is not None,
+        )
+        return self._websocket
 
-    async def _write(self, message: str | bytes) -> None:
+    async def _deliver(self, sending: Awaitable[None]) -> None:
         """Write one message; a peer that never reads it ends the connection by the ping timeout."""
-        if self._websocket is None:
-            raise ClientClosed("the client is not open")
         try:
-            await self._websocket.send(message)
+            await sending
         except ConnectionClosed:
-            # The reader knows why, once it has taken what came before the end; `until` raises it.
-            await self._incoming.until(lambda: False)
+            resumption = self._resumption
+            if resumption is None or not resumption.is_offered or self._incoming.end is not None:
+                # The reader knows why, once it has taken what came before the end; `until` raises.
+                await self._incoming.until(lambda: False)

@@ -1,6 +1,7 @@
 """Opening the WebSocket: every way it can fail, as one of our errors."""
 
 import json
+import logging
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -10,20 +11,35 @@ from websockets.exceptions import InvalidHandshake, InvalidStatus, ProxyError
 from stt_server.clients.address import is_loopback, shown
 from stt_server.clients.errors import Refused, ServerUnreachable
 
+logger = logging.getLogger(__name__)
+# The library logs what a lost connection interrupts; who calls gets it as an exception.
+logger.addHandler(logging.NullHandler())
+
 _MAX_MESSAGE_BYTES = 16 * 2**20
 """A turn of hours with a time for every word."""
 
 _PING_INTERVAL_S = 20.0
 _CLOSE_TIMEOUT_S = 5.0
+_IMPATIENT_S = 5.0
+_IMPATIENT_CLOSE_S = 1.0
 
 
 async def open_websocket(
-    url: str, *, api_key: str | None, connect_timeout_s: float, answer_timeout_s: float
+    url: str,
+    *,
+    api_key: str | None,
+    connect_timeout_s: float,
+    answer_timeout_s: float,
+    is_impatient: bool = False,
 ) -> ClientConnection:
     """A connection to the native endpoint at `url`.
 
     The pings keep an idle session alive. Their timeout is `answer_timeout_s` and not the usual
     20 s: a server that is a backlog behind reads nothing, pings included, until it caught up.
+
+    Args:
+        is_impatient: A connection that seems dead for some seconds is given up: the session can go
+            on over another one.
 
     Raises:
         ServerUnreachable: nobody answers in `connect_timeout_s`, or no WebSocket server does.
@@ -38,10 +54,11 @@ async def open_websocket(
             proxy=None if is_loopback(url) else True,
             compression=None,  # noise-like samples only cost time in a compressor
             open_timeout=connect_timeout_s,
-            ping_interval=_PING_INTERVAL_S,
-            ping_timeout=answer_timeout_s,
-            close_timeout=_CLOSE_TIMEOUT_S,
+            ping_interval=_IMPATIENT_S if is_impatient else _PING_INTERVAL_S,
+            ping_timeout=_IMPATIENT_S if is_impatient else answer_timeout_s,
+            close_timeout=_IMPATIENT_CLOSE_S if is_impatient else _CLOSE_TIMEOUT_S,
             max_size=_MAX_MESSAGE_BYTES,
+            logger=logger,
         )
     except InvalidStatus as error:
         response = error.response

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Protocol
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
@@ -15,7 +17,7 @@ from stt_server.clients.errors import (
     UnreadableMessage,
 )
 from stt_server.clients.inbox import Inbox
-from stt_server.clients.messages import parse_message
+from stt_server.clients.messages import ServerMessage, parse_message
 from stt_server.clients.window import AckWindow
 from stt_server.errors import ErrorCode
 from stt_server.protocols.native_messages import (
@@ -35,6 +37,26 @@ _ABOUT_OPTIONS = {
 }
 
 
+class Comeback(Protocol):
+    """How a session goes on after a lost connection."""
+
+    async def reconnect(self, lost: ConnectionLost) -> ClientConnection:
+        """The next connection.
+
+        Raises:
+            ConnectionLost: there is none.
+        """
+        ...
+
+    def take(self, text: str, message: ServerMessage) -> bool:
+        """Learn from a message; whether it is new and belongs to the session.
+
+        Raises:
+            ConnectionLost: it says that the session cannot go on.
+        """
+        ...
+
+
 class Incoming:
     """The server's messages: sorted, kept until they are read, waited for.
 
@@ -44,32 +66,37 @@ class Incoming:
         end: why nothing follows; `ClientClosed` if that was asked for.
     """
 
-    def __init__(self, window: AckWindow, *, answer_timeout_s: float) -> None:
+    def __init__(
+        self, window: AckWindow, *, answer_timeout_s: float, comeback: Comeback | None = None
+    ) -> None:
+        """
+        Args:
+            comeback: How to go on after a lost connection; None: not at all.
+        """
         self.ready: ReadyMessage | None = None
         self.finished: FinishedMessage | None = None
         self.flushed = 0
         self.end: ClientError | None = None
         self._window = window
+        self._comeback = comeback
         self._inbox = Inbox()
         self._answer_timeout_s = answer_timeout_s
         self._news = asyncio.Event()  # pulsed at every change that somebody may wait for
 
     async def read(self, websocket: ClientConnection) -> None:
-        """Take messages until the connection ends."""
+        """Take messages until the connection ends, and from those that follow it."""
         end: ClientError = UnreadableMessage("the client failed to read a message")
         try:
             while True:
-                while self._inbox.is_full:
-                    await self._news.wait()
-                self._take(await websocket.recv())
-                self._pulse()
-        except ConnectionClosed:
-            if self.finished is not None:
-                end = ClientClosed("the session is finished")
-            else:
+                await self._read_to_end(websocket)
+                if self.finished is not None:
+                    raise ClientClosed("the session is finished")
                 code = websocket.close_code
-                end = ConnectionLost(1006 if code is None else code, websocket.close_reason or "")
-        except (UnreadableMessage, OptionsRefused) as error:
+                lost = ConnectionLost(1006 if code is None else code, websocket.close_reason or "")
+                if self._comeback is None or self.end is not None:
+                    raise lost
+                websocket = await self._comeback.reconnect(lost)
+        except ClientError as error:
             end = error
         except asyncio.CancelledError:
             end = ClientClosed("the client is closed")
@@ -117,10 +144,20 @@ class Incoming:
         self._news.set()
         self._news.clear()
 
+    async def _read_to_end(self, websocket: ClientConnection) -> None:
+        with suppress(ConnectionClosed):
+            while True:
+                while self._inbox.is_full:
+                    await self._news.wait()
+                self._take(await websocket.recv())
+                self._pulse()
+
     def _take(self, text: str | bytes) -> None:
         if isinstance(text, bytes):
             raise UnreadableMessage("the server sent a binary message")
         message = parse_message(text)
+        if self._comeback is not None and not self._comeback.take(text, message):
+            return
         match message:
             case PongMessage(id=int() as mark):
                 self._window.acknowledge(mark)

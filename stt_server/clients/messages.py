@@ -15,6 +15,13 @@ from stt_server.protocols.native_messages import (
 )
 
 
+class Numbers(WireModel):
+    """What every message of a session that can be resumed carries."""
+
+    message_id: int | None = None
+    ack_samples: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class UnknownMessage:
     """A message of a newer server that this client has no type for."""

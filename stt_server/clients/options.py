@@ -34,6 +34,8 @@ class ClientOptions:
     silence_ms: int | None = None
     stall_ms: int | None = None
     eager: bool | None = None
+    resume: bool | None = None
+    """Ask for a session that survives lost connections: the client comes back by itself."""
 
     @property
     def format(self) -> AudioFormat:
@@ -64,6 +66,7 @@ class ClientOptions:
                 "vocabulary": list(self.vocabulary) or None,
                 "model": self.model,
                 "lookaheadMs": self.lookahead_ms,
+                "resume": self.resume,
                 "endpointing": endpointing or None,
             }
         )

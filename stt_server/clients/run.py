@@ -61,8 +61,9 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
 def _run_file(arguments: argparse.Namespace) -> ExitCode:
     with AudioFile(arguments.file) as file:
-        client = _client(arguments, file.format)
-        with _display(arguments, total_s=file.seconds) as display:
+        display = _display(arguments, total_s=file.seconds)
+        client = _client(arguments, file.format, display)
+        with display:
             streaming = Streaming(client, display, save=arguments.save)
             clock = None if arguments.fast else RealTime()
             asyncio.run(streaming.send_file(file, clock=clock))
@@ -80,8 +81,9 @@ def _run_microphone(arguments: argparse.Namespace) -> ExitCode:
     ask = _ask if can_ask else None
     device = choose_device(input_devices(sound), arguments.device, ask=ask)
     microphone = Microphone(sound, device)
-    client = _client(arguments, microphone.format)
-    with _display(arguments, total_s=None) as display:
+    display = _display(arguments, total_s=None)
+    client = _client(arguments, microphone.format, display)
+    with display:
         streaming = Streaming(client, display, save=arguments.save)
         asyncio.run(streaming.send_microphone(microphone))
     return ExitCode.FAILED if streaming.failed else ExitCode.OK
@@ -110,7 +112,7 @@ def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def _client(arguments: argparse.Namespace, audio_format: AudioFormat) -> Session:
+def _client(arguments: argparse.Namespace, audio_format: AudioFormat, display: Display) -> Session:
     key = arguments.api_key
     if key is None and (secret := ClientSettings().api_key) is not None:
         key = secret.get_secret_value()
@@ -126,7 +128,7 @@ def _client(arguments: argparse.Namespace, audio_format: AudioFormat) -> Session
                 sample_rate=audio_format.sample_rate,
                 channels=audio_format.channels,
             )
-            return Client(arguments.url, api_key=key, options=options)
+            return Client(arguments.url, api_key=key, options=options, note=display.note)
     silence_ms = arguments.silence_ms
     query = "" if silence_ms is None else f"silence_ms={silence_ms}"
     return SiblingClient(arguments.url, dialect, source=audio_format, query=query, api_key=key)
@@ -147,6 +149,7 @@ def _options(arguments: argparse.Namespace) -> ClientOptions:
         detector=arguments.detector,
         silence_ms=arguments.silence_ms,
         stall_ms=arguments.stall_ms,
+        resume=True if not (arguments.fast or arguments.no_resume) else None,
     )
 
 

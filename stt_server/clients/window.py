@@ -18,6 +18,11 @@ class AckWindow:
         self._read = 0
 
     @property
+    def sent(self) -> int:
+        """Bytes sent so far, which is the id of a ping that asks about all of them."""
+        return self._sent
+
+    @property
     def is_full(self) -> bool:
         """Whether the next audio must wait for a pong."""
         return self._sent - self._read >= self._limit
@@ -31,5 +36,5 @@ class AckWindow:
         return self._marked
 
     def acknowledge(self, mark: int) -> None:
-        """The pong with id `mark` came."""
+        """The server has read the first `mark` bytes: the pong with that id came."""
         self._read = max(self._read, mark)

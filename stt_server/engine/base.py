@@ -169,6 +169,40 @@ class SegmentEngine(Engine, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """One step of a model, for all streams at once."""
+
+    seconds: float
+    """What the step took."""
+    lag_s: float
+    """How long audio waited at most: from its coming to the end of the first step after that. What
+    a step leaves over counts as come when that step began."""
+
+
+@runtime_checkable
+class SteppedEngine(Protocol):
+    """An engine that steps all its streams together, and tells how long that takes."""
+
+    on_step: Callable[[StepTimes], None]
+    """Called after each step, on the engine's own thread; set before `start`."""
+
+
+@runtime_checkable
+class HearsSilence(Protocol):
+    """A streaming engine whose streams may want the whole session, as one recording."""
+
+    @property
+    def hears_silence(self) -> bool:
+        """Whether its streams want everything from the session's first sample on, in order: also
+        `Audio(speech=False)`, for which `push` gives nothing.
+
+        Then nothing is left out during a pause, `resume` takes no audio back, and `end_turn` gives
+        what the model found in everything pushed: rarely that differs from what `pause` gave.
+        """
+        ...
+
+
 @runtime_checkable
 class SupervisedEngine(Protocol):
     """An engine that notices by itself when it cannot serve."""

@@ -32,7 +32,7 @@ class CanaryQwenEngine:
     def __init__(self, settings: Settings) -> None:
         self._source = CanaryQwenSource(settings)
         self._worker = RequestWorker(
-            self._source, step_timeout_s=settings.canary_qwen.step_timeout_s
+            self._source, name=NAME, step_timeout_s=settings.canary_qwen.step_timeout_s
         )
 
     @property

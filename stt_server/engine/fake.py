@@ -1,10 +1,10 @@
 """A streaming engine that follows a script: for tests and load, where nothing must be heard."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from stt_server.engine.base import EngineInfo, RecognitionStream, StreamOptions
+from stt_server.engine.base import EngineInfo, SpeculativeStream, StreamOptions
 from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import SAMPLE_RATE, Audio, Transcript, Word
 
@@ -21,10 +21,19 @@ class Script:
     """Time each call takes, as if a device was busy."""
     failing_turns: frozenset[int] = frozenset()
     """Turns (from 0) whose first second fails."""
+    late_words: int = 0
+    """So many of the last words are heard only when speech pauses or the turn ends."""
+    turn_ends: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Words behind which the model says that the turn is complete, and how sure it is."""
+    turn_end_s: float = 0.0
+    """Silence that it wants to hear for that after speech has paused."""
 
 
 class ScriptedEngine:
-    """Text that depends on the amount of a turn's audio alone. A `StreamingEngine`."""
+    """Text that depends on the amount of a turn's audio alone, up to where speech paused.
+
+    A `StreamingEngine` with `SpeculativeStream`s.
+    """
 
     def __init__(self, script: Script | None = None, *, capacity: int = 4_096) -> None:
         self._script = script or Script()
@@ -33,6 +42,8 @@ class ScriptedEngine:
             name="scripted",
             summary="Recognises nothing: a fixed text for tests and load.",
             capacity=capacity,
+            speculates=True,
+            marks_turn_ends=bool(self._script.turn_ends),
         )
 
     @property
@@ -48,7 +59,7 @@ class ScriptedEngine:
     async def stop(self) -> None:
         """Nothing to free."""
 
-    async def open(self, options: StreamOptions) -> RecognitionStream:
+    async def open(self, options: StreamOptions) -> SpeculativeStream:
         if self._open_streams >= self.info.capacity:
             raise Overloaded("all places are taken, try again later")
         self._open_streams += 1
@@ -66,6 +77,7 @@ class _ScriptedStream:
         self._turn = 0
         self._start: int | None = None
         self._end = 0
+        self._paused_at: int | None = None
         self._failed = False
 
     async def push(self, audio: Audio) -> Transcript | None:
@@ -73,29 +85,45 @@ class _ScriptedStream:
             await asyncio.sleep(self._script.step_s)
         if self._start is None:
             self._start = audio.start
-        before = self._word_count()
+        before = self._shown_words()
         self._end = audio.end
         fails = self._turn in self._script.failing_turns and not self._failed
         if fails and self._end - self._start >= SAMPLE_RATE:
-            self._failed, self._start = True, None
+            self._failed, self._start, self._paused_at = True, None, None
             raise TranscriptionError("the script says that this turn fails")
-        if self._word_count() == before:
+        if self._paused_at is not None or self._shown_words() == before:
             return None
-        return Transcript(self._words(), stable=max(0, self._word_count() - 1))
+        return Transcript(self._words(self._shown_words()), stable=max(0, self._shown_words() - 1))
+
+    async def pause(self) -> Transcript:
+        if self._paused_at is None:
+            self._paused_at = self._end
+        words = self._words(self._word_count())
+        silence = self._end - self._paused_at
+        sureness = self._script.turn_ends.get(words[-1].text) if words else None
+        has_said_so = silence >= self._script.turn_end_s * SAMPLE_RATE
+        return Transcript(words, stable=len(words), ends_turn=sureness if has_said_so else None)
+
+    async def resume(self) -> None:
+        self._paused_at = None
 
     async def end_turn(self) -> Transcript:
-        words = self._words()
+        words = self._words(self._word_count())
         self._turn += 1
-        self._start, self._failed = None, False
+        self._start, self._paused_at, self._failed = None, None, False
         return Transcript(words, stable=len(words))
 
     async def close(self) -> None:
         self._engine.release()
 
     def _word_count(self) -> int:
-        return 0 if self._start is None else (self._end - self._start) // WORD_SAMPLES
+        end = self._end if self._paused_at is None else self._paused_at
+        return 0 if self._start is None else (end - self._start) // WORD_SAMPLES
 
-    def _words(self) -> tuple[Word, ...]:
+    def _shown_words(self) -> int:
+        return max(0, self._word_count() - self._script.late_words)
+
+    def _words(self, count: int) -> tuple[Word, ...]:
         start, script = self._start or 0, self._script.words
         return tuple(
             Word(
@@ -104,7 +132,7 @@ class _ScriptedStream:
                 start + (index + 1) * WORD_SAMPLES,
                 confidence=1.0,
             )
-            for index in range(self._word_count())
+            for index in range(count)
         )
 
 

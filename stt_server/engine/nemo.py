@@ -1,30 +1,22 @@
 """NVIDIA's streaming models behind the streaming-engine interface: one batch, one worker thread."""
 
-import asyncio
 import itertools
-import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from stt_server.engine.base import EngineInfo, EngineUnavailable, StreamOptions
+from stt_server.engine.base import EngineInfo, EngineUnavailable, StepTimes, StreamOptions
 from stt_server.engine.nemo_messages import Command, Lost, Result
+from stt_server.engine.nemo_model import ModelSource
 from stt_server.engine.nemo_stream import NemoStream
-from stt_server.engine.nemo_worker import LiveBatch, LoadedModel, ModelSource, NemoWorker
+from stt_server.engine.nemo_worker import NemoWorker
+from stt_server.engine.supervisor import PAUSES_S, Supervisor
 from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import SAMPLE_RATE, Audio
 
-logger = logging.getLogger(__name__)
-
 STUCK_S = 15.0
 """A worker that computes for so long without a pause is given up."""
-MAX_STUCK = 3
-"""A thread that hangs keeps its model's memory: beside so many no other one is started."""
-RESTART_WAIT_S = 10.0
-"""How long audio of open sessions waits for a worker that is being restarted."""
-RESTART_S = (0.5, 2.0, 10.0, 30.0)
-"""Pauses before a worker is started again; the last one is repeated."""
 
 
 class NemoEngine:
@@ -38,6 +30,9 @@ class NemoEngine:
         summary: str,
         most_streams: int,
         tick_s: float = 0.02,
+        gating: bool = True,
+        stuck_s: float = STUCK_S,
+        pauses_s: Sequence[float] = PAUSES_S,
     ) -> None:
         """
         Args:
@@ -46,25 +41,31 @@ class NemoEngine:
             summary: one sentence for the operator.
             most_streams: bound on the capacity until it is measured.
             tick_s: how long audio waits for that of other streams.
+            gating: streams take the audio of turns alone, and of a pause its beginning and end.
+            stuck_s: a worker that computes for so long without a pause is given up.
+            pauses_s: before each attempt to start again; the last one is repeated.
         """
-        self.info = EngineInfo(name=name, summary=summary, capacity=most_streams)
+        self.info = EngineInfo(name, summary, capacity=most_streams, speculates=True)
+        self.on_step: Callable[[StepTimes], None] = lambda _: None
+        self.hears_silence = not gating
         self._source, self._tick_s = source, tick_s
-        self._worker: NemoWorker | None = None
-        self._stuck: list[NemoWorker] = []
         self._streams: dict[int, NemoStream] = {}
         self._checking = 0
         self._ids = itertools.count()
-        self._watch: asyncio.Task[None] | None = None
-        self._running, self._failed = asyncio.Event(), asyncio.Event()
+        self._supervisor = Supervisor(
+            name,
+            self._begin,
+            self._prove,
+            on_lost=self._on_lost,
+            discard=source.discard,
+            stuck_s=stuck_s,
+            pauses_s=pauses_s,
+        )
 
     @property
     def fault(self) -> str | None:
         """Why nothing can be recognised now; None when all is well."""
-        if self._worker is not None:
-            return None
-        if len(self._stuck) >= MAX_STUCK:
-            return f"{self.info.name} hangs: restart the server"
-        return f"{self.info.name} is being restarted"
+        return self._supervisor.fault
 
     async def start(self) -> None:
         """Load and warm up.
@@ -73,12 +74,11 @@ class NemoEngine:
             EngineUnavailable: what is missing, in one sentence.
         """
         try:
-            await self._start_worker()
+            await self._supervisor.start()
         except EngineUnavailable:
             raise
         except Exception as error:
             raise EngineUnavailable(f"{self.info.name} cannot be loaded: {error}") from error
-        self._watch = asyncio.create_task(self._keep_running())
 
     async def check(self) -> None:
         """Recognise a chunk of silence on a slot kept for this.
@@ -100,29 +100,25 @@ class NemoEngine:
             await stream.close()
 
     async def stop(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        worker, self._worker = self._worker, None
+        """End the thread, or leave it behind if it hangs. Never raises."""
         self._fail_streams(Overloaded("the server is shutting down"))
-        if worker is not None:
-            worker.stop()
-            await asyncio.to_thread(worker.join, STUCK_S)
+        await self._supervisor.stop()
 
     async def open(self, options: StreamOptions) -> NemoStream:
         """Take a place.
 
         Raises:
-            Overloaded: none is free, or the worker is being restarted.
+            Overloaded: none is free, or the engine does not serve any more.
         """
-        if self._worker is None:
-            raise Overloaded(f"{self.info.name} is being restarted, try again later")
+        if self.fault is not None and not self._supervisor.is_restarting:
+            raise Overloaded(f"{self.fault}, try again later")
         if len(self._streams) - self._checking >= self.info.capacity:
             raise Overloaded("all places are taken, try again later")
         return self._new_stream(options)
 
     def _new_stream(self, options: StreamOptions) -> NemoStream:
         key = next(self._ids)
-        stream = NemoStream(self, key, options)
+        stream = NemoStream(self, key, options, hears_silence=self.hears_silence)
         self._streams[key] = stream
         return stream
 
@@ -134,24 +130,19 @@ class NemoEngine:
         Raises:
             TranscriptionError: there is none now.
         """
-        if self._worker is None:
-            raise self._restarting()
-        self._worker.post(command)
+        worker = self._supervisor.thread
+        if worker is None:
+            raise TranscriptionError(f"{self.fault}, try again")
+        worker.post(command)
 
     async def running(self) -> None:
         """Wait for a worker that is being restarted: meanwhile the audio waits, too.
 
         Raises:
-            TranscriptionError: it took too long.
+            TranscriptionError: it takes too long, or hangs.
+            Overloaded: the engine was stopped.
         """
-        try:
-            async with asyncio.timeout(RESTART_WAIT_S):
-                await self._running.wait()
-        except TimeoutError:
-            raise self._restarting() from None
-
-    def _restarting(self) -> TranscriptionError:
-        return TranscriptionError(f"{self.info.name} is being restarted, try again later")
+        await self._supervisor.serving()
 
     def renew(self, stream: NemoStream, key: int) -> int:
         """Another name for a stream that begins anew: the worker may still know the old one."""
@@ -166,95 +157,24 @@ class NemoEngine:
 
     # The worker's life
 
-    async def _start_worker(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready: asyncio.Future[LoadedModel] = loop.create_future()
-
-        def on_loop(function: Callable[..., None], *arguments: object) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-                loop.call_soon_threadsafe(function, *arguments)
-
-        def make_batch() -> LiveBatch:
-            model = self._source.open(worker.is_stopping)
-            on_loop(_settle, ready, model)
-            return model.batch
-
-        worker = NemoWorker(
-            make_batch,
-            tick_s=self._tick_s,
-            on_results=lambda results: on_loop(self._deliver, results),
-            on_failure=lambda error: on_loop(self._on_failure, worker, ready, error),
+    def _begin(self) -> NemoWorker:
+        return NemoWorker(
+            self._source, tick_s=self._tick_s, on_results=self._deliver, on_step=self.on_step
         )
-        worker.start()
-        try:
-            model = await ready
-        except asyncio.CancelledError:
-            worker.stop()
-            raise
-        if worker.failure is not None:  # as soon as it was ready: `_on_failure` did not know it yet
-            raise RuntimeError(f"its first step failed: {worker.failure!r}")
-        self.info = EngineInfo(
-            name=self.info.name,
-            summary=self.info.summary,
+
+    async def _prove(self, worker: NemoWorker) -> None:
+        model = await worker.opened
+        self.info = replace(
+            self.info,
             capacity=model.capacity,
             lookaheads_ms=model.lookaheads_ms,
+            marks_turn_ends=model.marks_turn_ends,
         )
-        self._worker = worker
-        self._failed.clear()
-        self._running.set()
 
-    def _on_failure(
-        self, worker: NemoWorker, ready: asyncio.Future[LoadedModel], error: BaseException
-    ) -> None:
-        if not ready.done():
-            is_plain = isinstance(error, Exception)
-            ready.set_exception(error if is_plain else RuntimeError(repr(error)))
-        elif worker is self._worker:
-            logger.error("engine.failed", extra={"model": self.info.name}, exc_info=error)
-            self._give_up_worker()
-
-    def _give_up_worker(self) -> None:
-        self._worker = None
-        self._running.clear()
+    def _on_lost(self, _: NemoWorker) -> None:
         self._fail_streams(
             TranscriptionError(f"{self.info.name} failed and is being restarted, try again")
         )
-        self._failed.set()
-
-    async def _keep_running(self) -> None:
-        """Start the worker again whenever it failed or is stuck.
-
-        The model stays unless it does not even start again, or its thread still has it.
-        """
-        while True:
-            await self._worker_lost()
-            for attempt in itertools.count():
-                await asyncio.sleep(RESTART_S[min(attempt, len(RESTART_S) - 1)])
-                self._stuck = [worker for worker in self._stuck if worker.is_alive]
-                if len(self._stuck) >= MAX_STUCK:
-                    continue
-                try:
-                    await self._start_worker()
-                except Exception:
-                    logger.exception("engine.restart_failed", extra={"model": self.info.name})
-                    self._source.discard()
-                else:
-                    logger.info("engine.restarted", extra={"model": self.info.name})
-                    break
-
-    async def _worker_lost(self) -> None:
-        while not self._failed.is_set():
-            try:
-                async with asyncio.timeout(STUCK_S / 10):
-                    await self._failed.wait()
-            except TimeoutError:
-                worker = self._worker
-                if worker is not None and worker.busy_s > STUCK_S:
-                    logger.error("engine.stuck", extra={"model": self.info.name})
-                    worker.stop()
-                    self._stuck.append(worker)
-                    self._source.discard()
-                    self._give_up_worker()
 
     def _deliver(self, results: list[Result]) -> None:
         for heard in results:
@@ -269,8 +189,3 @@ class NemoEngine:
     def _fail_streams(self, error: TranscriptionError | Overloaded) -> None:
         for stream in list(self._streams.values()):
             stream.fail(error)
-
-
-def _settle(ready: asyncio.Future[LoadedModel], model: LoadedModel) -> None:
-    if not ready.done():
-        ready.set_result(model)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from stt_server.events import Samples
+from stt_server.events import Samples, Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,17 +17,35 @@ class HeardWord:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnMark:
+    """The model's own `<EOU>` behind the words; `at` is where, in the samples the worker has."""
+
+    at: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeardTurn:
+    """What was heard since the last turn ended."""
+
+    words: tuple[HeardWord, ...] = ()
+    tokens: tuple[Token, ...] = ()
+    language: str | None = None
+    mark: TurnMark | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Heard:
-    """A stream's open turn so far, or its end."""
+    """A stream's open turn so far, or the answer to a command."""
 
     stream: int
-    words: tuple[HeardWord, ...]
-    language: str | None
+    turn: HeardTurn
     decoded: int
-    """Samples of the stream that the words are made from."""
+    """Samples of the stream that the turn is made from."""
     received: int
     """Samples the worker has of the stream, padding included."""
-    is_final: bool
+    is_answer: bool
+    """To `Pause`, `Look` or `EndTurn`: made from everything pushed before that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +85,36 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Decode everything pushed so far, on a copy if there is none yet, and answer."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Drop the copy that `Pause` made: the stream is as it was before."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Answer with what the audio so far would give if it ended here; the stream stays as it is.
+
+    With `ends_turn` what was told is forgotten, and what is still to be found in that audio.
+    """
+
+    stream: int
+    ends_turn: bool
+
+
+@dataclass(frozen=True, slots=True)
 class EndTurn:
-    """Decode everything pushed so far, then answer with a final."""
+    """Decode everything pushed so far, then answer and forget the turn.
+
+    After a `Pause` that has been done: the copy becomes the stream, and there is no answer.
+    """
 
     stream: int
 
@@ -80,4 +126,6 @@ class Close:
     stream: int
 
 
-Command: TypeAlias = Open | Push | Report | EndTurn | Close
+Asking: TypeAlias = Pause | Look | EndTurn
+"""What is answered as soon as possible."""
+Command: TypeAlias = Open | Push | Report | Pause | Resume | Look | EndTurn | Close

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from stt_server.engine.base import EngineUnavailable
-from stt_server.engine.nemo_worker import LoadedModel
-from stt_server.settings import Settings
+from stt_server.engine.nemo_model import LoadedModel
+from stt_server.settings import DecoderState, Settings
 
 if TYPE_CHECKING:
     from nemo_lite import Model
@@ -50,7 +50,7 @@ class NemoSource:
         batch.warm_up()
         extra = {"streams": self._capacity, "lookahead_ms": batch.lookahead_ms}
         logger.info("engine.ready", extra={"engine": self._settings.model.value, **extra})
-        return LoadedModel(batch, self._capacity, batch.lookaheads_ms)
+        return LoadedModel(batch, self._capacity, batch.lookaheads_ms, batch.marks_turn_ends)
 
     def discard(self) -> None:
         """Load the model again the next time; from any thread."""
@@ -78,7 +78,11 @@ class NemoSource:
         assert self._model is not None
         settings = self._settings
         return NemoBatch(
-            self._model, slots=slots, lookahead_ms=settings.lookahead_ms, decoder=settings.decoder
+            self._model,
+            slots=slots,
+            lookahead_ms=settings.lookahead_ms,
+            decoder=settings.decoder,
+            resets_decoder=settings.nemo.decoder_state is DecoderState.RESET,
         )
 
 

@@ -1,13 +1,27 @@
 """One session's stream as the event loop sees it: a slot of the worker's batch."""
 
 import asyncio
-import bisect
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from stt_server.engine.base import StreamOptions
-from stt_server.engine.nemo_messages import Close, Command, EndTurn, Heard, Open, Push, Report
+from stt_server.engine.nemo_messages import (
+    Asking,
+    Close,
+    Command,
+    EndTurn,
+    Heard,
+    HeardTurn,
+    Look,
+    Open,
+    Pause,
+    Push,
+    Report,
+    Resume,
+    TurnMark,
+)
+from stt_server.engine.nemo_positions import Clock, HeldSilence
 from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import SAMPLE_RATE, Audio, Transcript, Word
 
@@ -34,72 +48,116 @@ class Room(Protocol):
 
 
 @dataclass(slots=True)
-class _Clock:
-    """Where samples of the worker's stream are in the session: silence between turns is left out,
-    and what completes a chunk is added."""
+class _Pause:
+    """What is known while the worker has a copy of the stream as well."""
 
-    mine: list[int] = field(default_factory=lambda: [0])
-    theirs: list[int] = field(default_factory=lambda: [0])
+    transcript: Transcript
+    mark: TurnMark | None
+    received: int
+    """Samples that the worker has of the copy."""
+    real: int
+    """Where the copy would be had it heard nothing but the session's audio."""
+    silence: HeldSilence = field(default_factory=HeldSilence)
 
-    def at(self, received: int, start: int) -> None:
-        """The worker's sample `received` is the session's sample `start`."""
-        if received - self.mine[-1] == start - self.theirs[-1]:
-            return
-        self.mine.append(received)
-        self.theirs.append(start)
-
-    def session(self, sample: int) -> int:
-        """The session's position of one of the worker's."""
-        index = max(0, bisect.bisect_right(self.mine, sample) - 1)
-        at = self.theirs[index] + sample - self.mine[index]
-        after = self.theirs[index + 1] if index + 1 < len(self.theirs) else at
-        return max(0, min(at, after))
-
-    def forget(self, before: int) -> None:
-        """Drop what only samples before this one need."""
-        keep = max(0, bisect.bisect_right(self.mine, before) - 1)
-        del self.mine[:keep], self.theirs[:keep]
+    def told(self) -> Transcript:
+        """The transcript; the mark counts when there has been silence up to where it stands."""
+        certain = self.mark is not None and self.mark.at < self.real
+        return replace(
+            self.transcript, ends_turn=self.mark.confidence if self.mark and certain else None
+        )
 
 
 class NemoStream:
-    """A `RecognitionStream`: one slot of the worker's batch."""
+    """A `SpeculativeStream`: one slot of the worker's batch.
 
-    def __init__(self, engine: Room, key: int, options: StreamOptions) -> None:
+    The audio of turns alone reaches the model, and of a pause only its beginning and end; unless
+    it `hears_silence`.
+    """
+
+    def __init__(
+        self, engine: Room, key: int, options: StreamOptions, *, hears_silence: bool = False
+    ) -> None:
         self._engine, self._key, self._options = engine, key, options
+        self.hears_silence = hears_silence
         self._opened = self._closed = False
-        self._pushed = 0
-        self._decoded = 0
-        self._turn_start: int | None = None
-        self._clock = _Clock()
-        self._news: Heard | None = None
+        self._begin()
         self._waiting: tuple[Command, asyncio.Future[Heard]] | None = None
         self._error: TranscriptionError | Overloaded | None = None
 
+    def _begin(self) -> None:
+        self._pushed = self._decoded = self._end = 0
+        self._turn_start: int | None = None
+        self._clock = Clock()
+        self._news: Heard | None = None
+        self._pause: _Pause | None = None
+
     async def push(self, audio: Audio) -> Transcript | None:
         self._raise_failure()
-        if not self._opened:
-            await self._engine.running()
-            self._engine.post(Open(self._key, self._options.lookahead_ms, self._options.language))
-            self._opened = True
-        if self._turn_start is None:
-            self._turn_start = audio.start
-        self._clock.at(self._pushed, audio.start)
-        self._engine.post(Push(self._key, audio.samples))
-        self._pushed += len(audio.samples)
-        if self._pushed - self._decoded > BACKLOG_SAMPLES:
-            # The backlog that is left is more than a chunk: the worker need not wait for audio.
-            await self._answer(Report(self._key, self._pushed - BACKLOG_SAMPLES))
+        if self._pause is not None:
+            self._pause.real += len(audio.samples)
+            if not self.hears_silence:
+                self._pause.silence.keep(audio)
+                return None
+        await self._send(audio)
+        if self._turn_start is None or self._pause is not None or self._news is None:
+            return None
         news, self._news = self._news, None
-        return None if news is None else self._transcript(news)
+        return self._transcript(news.turn)
+
+    async def pause(self) -> Transcript:
+        self._raise_failure()
+        if self._turn_start is None:
+            return Transcript()
+        if self._pause is None:
+            heard = await self._answer(self._asking())
+            transcript = self._transcript(heard.turn, complete=True)
+            self._pause = _Pause(transcript, heard.turn.mark, heard.received, self._pushed)
+        elif self._pause.mark is None:
+            await self._listen_on(self._pause)
+        self._news = None
+        return self._pause.told()
+
+    def _asking(self) -> Asking:
+        return Look(self._key, ends_turn=False) if self.hears_silence else Pause(self._key)
+
+    async def _listen_on(self, pause: _Pause) -> None:
+        """Ask again, for the mark alone; the copy hears what came since."""
+        silence = pause.silence.take_unheard()
+        if len(silence):
+            self._engine.post(Push(self._key, silence))
+        heard = await self._answer(self._asking())
+        pause.mark, pause.received = heard.turn.mark, heard.received
+        pause.transcript = replace(pause.transcript, tokens=heard.turn.tokens)
+
+    async def resume(self) -> None:
+        self._raise_failure()
+        pause, self._pause = self._pause, None
+        if pause is None or self.hears_silence:
+            return
+        self._engine.post(Resume(self._key))
+        self._decoded = min(self._decoded, self._pushed)
+        hangover = pause.silence.hangover()
+        if hangover is not None:
+            await self._send(hangover)
 
     async def end_turn(self) -> Transcript:
         self._raise_failure()
-        if not self._opened:
+        pause, self._pause = self._pause, None
+        if self._turn_start is None:
             return Transcript()
-        heard = await self._answer(EndTurn(self._key))
-        transcript = self._transcript(heard)
-        self._news, self._pushed, self._turn_start = None, heard.received, None
-        self._clock.forget(heard.received)
+        if pause is not None and not self.hears_silence:
+            self._engine.post(EndTurn(self._key))
+            transcript, received = pause.told(), pause.received
+        else:
+            asking: Asking = EndTurn(self._key)
+            if self.hears_silence:
+                asking = Look(self._key, ends_turn=True)
+            heard = await self._answer(asking)
+            transcript = self._transcript(heard.turn, complete=True)
+            received = heard.received
+        self._news, self._turn_start = None, None
+        self._pushed = self._pushed if self.hears_silence else received
+        self._clock.forget(self._pushed)
         return transcript
 
     async def close(self) -> None:
@@ -117,7 +175,7 @@ class NemoStream:
         if self._waiting is None:
             return
         command, answer = self._waiting
-        answered = heard.is_final or (
+        answered = heard.is_answer or (
             isinstance(command, Report) and heard.decoded >= command.decoded
         )
         if answered and not answer.done():
@@ -125,11 +183,28 @@ class NemoStream:
 
     def fail(self, error: TranscriptionError | Overloaded) -> None:
         """The worker is gone, and the turn's words with it."""
-        if not self._opened and isinstance(error, TranscriptionError):
+        is_idle = self._turn_start is None and self._waiting is None and not self.hears_silence
+        if is_idle and isinstance(error, TranscriptionError):
+            self._begin_anew()  # between turns nothing is lost
             return
         self._error = error
         if self._waiting is not None and not self._waiting[1].done():
             self._waiting[1].set_exception(error)
+
+    async def _send(self, audio: Audio) -> None:
+        if not self._opened:
+            await self._engine.running()
+            self._engine.post(Open(self._key, self._options.lookahead_ms, self._options.language))
+            self._opened = True
+        if self._turn_start is None and (audio.speech or not self.hears_silence):
+            self._turn_start = audio.start
+        self._clock.at(self._pushed, audio.start)
+        self._engine.post(Push(self._key, audio.samples))
+        self._pushed += len(audio.samples)
+        self._end = audio.end
+        if self._pushed - self._decoded > BACKLOG_SAMPLES:
+            # The backlog that is left is more than a chunk: the worker need not wait for audio.
+            await self._answer(Report(self._key, self._pushed - BACKLOG_SAMPLES))
 
     async def _answer(self, command: Command) -> Heard:
         answer: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
@@ -157,22 +232,30 @@ class NemoStream:
             return
         if isinstance(error, TranscriptionError):
             self._error = None
-            self._opened, self._pushed, self._decoded = False, 0, 0
-            self._clock, self._news, self._turn_start = _Clock(), None, None
-            if not self._closed:
-                self._key = self._engine.renew(self, self._key)
+            self._begin_anew()
         raise error
 
-    def _transcript(self, heard: Heard) -> Transcript:
+    def _begin_anew(self) -> None:
+        self._opened = False
+        self._begin()
+        if not self._closed:
+            self._key = self._engine.renew(self, self._key)
+
+    def _transcript(self, turn: HeardTurn, *, complete: bool = False) -> Transcript:
         start = self._turn_start or 0
 
         def session(sample: int) -> int:
-            return max(start, self._clock.session(sample))
+            return max(start, min(self._clock.session(sample), self._end))
 
         words = tuple(
             Word(word.text, session(word.start), session(word.end), word.confidence)
-            for word in heard.words
+            for word in turn.words
         )
         # Greedy decoding takes nothing back, but the last word may get another syllable.
-        stable = len(words) if heard.is_final else max(0, len(words) - 1)
-        return Transcript(words, stable=stable, language=heard.language)
+        return Transcript(
+            words,
+            stable=len(words) if complete else max(0, len(words) - 1),
+            language=turn.language,
+            tokens=turn.tokens,
+            ends_turn=turn.mark.confidence if turn.mark else None,
+        )

@@ -1,7 +1,7 @@
 """One life of the thread that owns a model which recognises pieces of audio in one batch.
 
 The event loop hands audio in and awaits; the thread alone touches the model. It lives until it is
-stopped or something fails: then all that it held fails, and `request_worker.py` starts another.
+stopped or something fails: then all that it held fails, and `supervisor.py` starts another.
 """
 
 import asyncio

@@ -2,6 +2,7 @@
 
 import logging
 
+from stt_server.engine.auto import resolve_auto
 from stt_server.engine.base import SegmentEngine, StreamingEngine
 from stt_server.settings import EngineName, FinalModelName, Settings
 
@@ -24,7 +25,9 @@ def make_engine(settings: Settings) -> StreamingEngine | SegmentEngine:
             | EngineName.NEMOTRON_MULTI
         ):
             return _nemo(settings)
-        case EngineName.POCKETSPHINX | EngineName.AUTO:
+        case EngineName.AUTO:
+            return make_engine(resolve_auto(settings))
+        case EngineName.POCKETSPHINX:
             from stt_server.engine.pocketsphinx import PocketsphinxEngine
 
             if settings.device not in ("auto", "cpu") and settings.final_model is None:
@@ -42,6 +45,19 @@ def make_final_engine(settings: Settings) -> SegmentEngine | None:
             return None
         case FinalModelName.CANARY_QWEN:
             return _canary_qwen(settings)
+
+
+def make_eou_engine(settings: Settings) -> StreamingEngine | None:
+    """The model that hears turns for its `<EOU>` token beside the main one; None if none is set."""
+    if settings.eou_model is None:
+        return None
+    own = {
+        "model": EngineName(settings.eou_model),
+        "nemo": settings.nemo.model_copy(update={"checkpoint": settings.eou_checkpoint}),
+        "decoder": None,
+        "lookahead_ms": None,
+    }
+    return _nemo(settings.model_copy(update=own))
 
 
 def _canary_qwen(settings: Settings) -> SegmentEngine:
@@ -63,4 +79,5 @@ def _nemo(settings: Settings) -> StreamingEngine:
         summary=summary,
         most_streams=settings.max_streams or MOST_STREAMS,
         tick_s=settings.nemo.tick_ms / 1_000,
+        gating=settings.nemo.gating,
     )

@@ -65,6 +65,7 @@ from stt_server.protocols.native_messages import (
     WarningMessage,
     WireModel,
 )
+from stt_server.protocols.native_resume import ResumeOffer
 from stt_server.protocols.native_segments import SegmentWriter
 from stt_server.settings import SessionOptions
 
@@ -72,6 +73,8 @@ MAX_JSON_PER_AUDIO = 12
 """Text longer than so many times the most audio of a message is refused unread: reading megabytes
 of brackets takes the event loop for seconds."""
 MAX_PONG = 288
+MAX_FLUSHED = 282
+CONTROLS = ("flush", "finish", "close", "config")
 
 
 class NativeCodec:
@@ -85,9 +88,19 @@ class NativeCodec:
         abilities: Abilities,
         max_audio_bytes: int,
         query: Mapping[str, str],
+        resume: ResumeOffer | None = None,
     ) -> None:
-        """Raises `InvalidConfig` if the URL's query has a wrong value."""
+        """
+        Args:
+            resume: What a client is told that wants to be able to resume; None: it cannot.
+
+        Raises:
+            InvalidConfig: the URL's query has a wrong value.
+        """
+        self.controls = 0
+        self._repeated = 0
         self._session_id = session_id
+        self._resume = resume
         self._abilities = abilities
         self._max_audio_bytes = max_audio_bytes
         self._audio_seen = False
@@ -104,6 +117,20 @@ class NativeCodec:
     def options(self) -> SessionOptions:
         return self._config.options
 
+    @property
+    def resumes(self) -> bool:
+        """The client has asked for a session that it can resume, and may have been told so."""
+        return self._applied.resume
+
+    def greeting(self) -> Sequence[Message]:
+        """What the client gets before it has sent anything: its way back, if its URL asks for."""
+        return [self._ready()] if self.resumes else []
+
+    def repeat(self, controls: int) -> None:
+        """The client sends its control messages again from number `controls` on; those that came
+        before are ignored."""
+        self._repeated = self.controls - controls
+
     def decode(self, message: Message) -> Sequence[ClientEvent]:
         if isinstance(message, bytes):
             self._check_size(message)
@@ -118,16 +145,19 @@ class NativeCodec:
         if not isinstance(value, dict):
             raise InvalidMessage("message is not a JSON object")
         fields = cast("dict[str, object]", value)
-        match fields.get("type"):
+        kind = fields.get("type")
+        if kind in CONTROLS and self._is_repeated():
+            return []
+        match kind:
             case "ping":
                 return [Reply(_pong(fields))]
             case "flush":
-                return [Flush()]
+                return [Flush(_flush_id(fields))]
             case "finish" | "close":
                 return [Finish()]
             case "config":
                 return self._decode_config(message)
-            case kind if "samples" not in fields:
+            case _ if "samples" not in fields:
                 shown = repr(kind[:32]) if isinstance(kind, str) else "of no text"
                 raise InvalidMessage(f"unknown message type {shown} and no samples")
             case _:
@@ -159,7 +189,7 @@ class NativeCodec:
                     return []
                 return [_dump(WarningMessage(code="BACKLOG", seconds=round(event.seconds, 1)))]
             case Flush():
-                return [_dump(FlushedMessage())]
+                return [_dump(FlushedMessage(id=event.id))]
             case Configure():
                 return [self._apply_config()]
             case Finished():
@@ -208,12 +238,37 @@ class NativeCodec:
 
     def _apply_config(self) -> Message:
         self._applied = self._pending.popleft()
-        description = self._applied.describe(self._abilities)
-        return _dump(ReadyMessage(session_id=self._session_id, config=description))
+        return self._ready()
+
+    def _ready(self) -> Message:
+        ready = ReadyMessage(
+            session_id=self._session_id, config=self._applied.describe(self._abilities)
+        )
+        if self.resumes and self._resume is not None:
+            token, window_s = self._resume.token, self._resume.window_s
+            ready = ready.model_copy(update={"resume_token": token, "resume_window_s": window_s})
+            self._resume = None  # a token works once: a later `ready` must not bring it again
+        return _dump(ready)
+
+    def _is_repeated(self) -> bool:
+        if self._repeated:
+            self._repeated -= 1
+            return True
+        self.controls += 1
+        return False
 
 
 def _dump(message: WireModel) -> str:
     return message.model_dump_json(by_alias=True, exclude_none=True)
+
+
+def _flush_id(fields: Mapping[str, object]) -> str | int | float | bool | None:
+    given = fields.get("id")
+    if given is not None and not isinstance(given, str | int | float):
+        raise InvalidMessage("the id of a flush must be a string, a number, true or false")
+    if len(_dump(FlushedMessage(id=given))) > MAX_FLUSHED:
+        raise InvalidMessage("the id of a flush may have 256 characters")
+    return given
 
 
 def _pong(ping: Mapping[str, object]) -> str:

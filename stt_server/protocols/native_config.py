@@ -144,6 +144,8 @@ class Abilities:
     detectors: frozenset[str] = frozenset({"silence"})
     eager: bool = False
     """Whether eager ends of turns can be told."""
+    resume: bool = False
+    """Whether sessions can be resumed."""
     lookaheads_ms: tuple[int, ...] = ()
 
 
@@ -154,6 +156,7 @@ class NativeConfig:
     options: SessionOptions
     format: AudioFormat
     features: frozenset[Feature] = frozenset()
+    resume: bool = False
 
     def merge(self, given: ConfigMessage, abilities: Abilities, *, audio_seen: bool) -> Self:
         """These options with those that `given` names.
@@ -173,6 +176,9 @@ class NativeConfig:
         for name, loaded in ((given.model, abilities.models), (given.final_model, finals)):
             if name is not None and name not in loaded:
                 raise InvalidConfig(f"model {name[:64]!r} is not loaded on this server")
+        resume = self.resume or bool(given.resume and abilities.resume)
+        if audio_seen and resume != self.resume:
+            raise InvalidMessage("resume may be asked for only before the first audio")
         detector = given.endpointing.detector
         if detector is not None and detector not in abilities.detectors:
             raise InvalidConfig(f"detector {detector[:32]!r} is not available on this server")
@@ -181,6 +187,7 @@ class NativeConfig:
             options=self._merge_options(given, abilities),
             format=audio_format,
             features=_features(given.features, self.features),
+            resume=resume,
         )
 
     def _merge_options(self, given: ConfigMessage, abilities: Abilities) -> SessionOptions:
@@ -237,7 +244,7 @@ class NativeConfig:
             "model": min(abilities.models),
             "finalModel": abilities.final_model or min(abilities.models),
             "lookaheadMs": self.options.lookahead_ms,
-            "resume": False,
+            "resume": self.resume,
             "segmentFinals": self.options.segment_finals,
             "vocabulary": list(self.options.vocabulary),
         }

@@ -127,6 +127,17 @@ class ReadyMessage(WireModel):
     type: Literal["ready"] = "ready"
     session_id: str
     config: dict[str, Any]
+    resume_token: str | None = None
+    resume_window_s: float | None = None
+
+
+class ResumedMessage(WireModel):
+    """The session goes on over this connection; what the client does not have follows."""
+
+    type: Literal["resumed"] = "resumed"
+    session_id: str
+    resume_token: str
+    ack_samples: int
 
 
 class PongMessage(WireModel):
@@ -137,9 +148,10 @@ class PongMessage(WireModel):
 
 
 class FlushedMessage(WireModel):
-    """Answer to `flush`."""
+    """Answer to `flush`, with the id that the client gave that."""
 
     type: Literal["flushed"] = "flushed"
+    id: str | int | float | bool | None = None
 
 
 class FinishedMessage(WireModel):
@@ -158,6 +170,7 @@ TypedServerMessage = Annotated[
     | TurnResumedMessage
     | WarningMessage
     | ReadyMessage
+    | ResumedMessage
     | PongMessage
     | FlushedMessage
     | FinishedMessage,

@@ -62,11 +62,13 @@ class SegmentWriter:
         return [SpeechStoppedMessage(time=seconds(event.at), turn_id=self.turns)]
 
     def eager_end(self, event: TurnEagerEnd, config: NativeConfig) -> Sequence[WireModel]:
-        if Feature.EVENTS not in config.features:
+        # Where pieces of the turn are final already, its own final will say the rest.
+        text = " ".join(event.text.split(" ")[self._final_words :])
+        if Feature.EVENTS not in config.features or not text:
             return []
         self._told = self._told_eager = True
         confidence = None if event.confidence is None else round(event.confidence, 3)
-        return [EagerEndOfTurnMessage(turn_id=self.turns, text=event.text, confidence=confidence)]
+        return [EagerEndOfTurnMessage(turn_id=self.turns, text=text, confidence=confidence)]
 
     def resumed(self) -> Sequence[WireModel]:
         if not self._told_eager:

@@ -19,7 +19,15 @@ from stt_server.errors import (
     MessageTooLarge,
     UnsupportedEncoding,
 )
-from stt_server.events import SAMPLE_RATE, Finished, Hypothesis, StreamError, StreamEvent, Word
+from stt_server.events import (
+    SAMPLE_RATE,
+    Finished,
+    Hypothesis,
+    StreamError,
+    StreamEvent,
+    Token,
+    Word,
+)
 from stt_server.protocols.base import (
     AudioFormat,
     Authenticate,
@@ -91,10 +99,12 @@ class ParakeetCodec:
         # Clients end their streams themselves; they may be silent for as long as they like.
         self._options = SessionOptions(endpointing=endpointing.model_copy(update={"stall_ms": 0}))
         self._text = CumulativeText()
-        self._tokens: list[Word] = []
-        """Words that count as emitted but were in no message yet."""
+        self._tokens: list[Token] = []
+        """Emitted, but in no message yet."""
         self._emitted = 0
-        """Words of the open turn that count as emitted."""
+        """Tokens of the open turn that count as emitted."""
+        self._has_ids = False
+        """The open turn's tokens are the model's own."""
 
     @property
     def options(self) -> SessionOptions:
@@ -117,7 +127,7 @@ class ParakeetCodec:
     def encode(self, event: StreamEvent) -> Sequence[Message]:
         match event:
             case Hypothesis():
-                self._emit_words(event)
+                self._emit_tokens(event)
                 return [self._result(is_final=False)] if self._text.hear(event) else []
             case Finished():
                 return [self._result(is_final=True)]
@@ -126,20 +136,23 @@ class ParakeetCodec:
             case _:
                 return []
 
-    def _emit_words(self, event: Hypothesis) -> None:
-        """Each word is emitted once, when it cannot change any more."""
-        stable = event.stable.count(" ") + 1 if event.stable else 0
-        count = len(event.words) if event.is_final else stable
-        self._tokens += event.words[self._emitted : count]
-        self._emitted = 0 if event.is_final else max(self._emitted, count)
+    def _emit_tokens(self, event: Hypothesis) -> None:
+        """Each token is emitted once, when it cannot change any more."""
+        self._has_ids |= bool(event.tokens)
+        # A final may be a second recogniser's, which has no ids.
+        tokens = event.tokens if self._has_ids else _word_tokens(event)
+        self._tokens += tokens[self._emitted :]
+        self._emitted = max(self._emitted, len(tokens))
+        if event.is_final:
+            self._emitted, self._has_ids = 0, False
 
     def _result(self, *, is_final: bool) -> Message:
-        words, self._tokens = self._tokens, []
+        tokens, self._tokens = self._tokens, []
         return ResultMessage(
             stream_id=self._stream_id,
             text=str(self._text),
-            token_ids=[_word_id(word.text) for word in words],
-            confidence_scores=[_score(word) for word in words],
+            token_ids=[token.id for token in tokens],
+            confidence_scores=[round(token.confidence, 3) for token in tokens],
             is_final=is_final,
         ).model_dump_json()
 
@@ -235,11 +248,14 @@ def _pack(samples: list[float]) -> bytes:
         raise InvalidMessage("samples must be a list of numbers") from error
 
 
-def _word_id(word: str) -> int:
-    """A number for a word, the same for ever: engines here give words, not tokens."""
-    return crc32(word.encode()) & 0x7FFF_FFFF
+def _word_tokens(event: Hypothesis) -> tuple[Token, ...]:
+    """A number for each word that cannot change any more, for recognisers without tokens: the same
+    word has the same one for ever."""
+    stable = event.stable.count(" ") + 1 if event.stable else 0
+    words = event.words if event.is_final else event.words[:stable]
+    return tuple(Token(crc32(word.text.encode()) & 0x7FFF_FFFF, _score(word)) for word in words)
 
 
 def _score(word: Word) -> float:
     """Clients drop what scores low; what is not known to be doubtful must not look so."""
-    return 1.0 if word.confidence is None else round(min(max(word.confidence, 0.0), 1.0), 3)
+    return 1.0 if word.confidence is None else min(max(word.confidence, 0.0), 1.0)

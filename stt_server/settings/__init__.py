@@ -2,6 +2,7 @@
 
 Nested fields take a double underscore in the environment (`STT_ENDPOINTING__SILENCE_MS`), a dash
 on the command line (`--endpointing-silence-ms`) and a table in the file (`[endpointing]`).
+Variables of the NeMo FastConformer server (`aliases.py`) come after `STT_*` and before the file.
 """
 
 import os
@@ -12,11 +13,13 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+from stt_server.settings.aliases import Values, as_variables, read_aliases
 from stt_server.settings.endpointing import (
     DetectorName,
     EndpointingMode,
@@ -27,14 +30,18 @@ from stt_server.settings.listeners import FastConformerSettings, ParakeetSetting
 from stt_server.settings.models import (
     CanaryQwenSettings,
     DecoderName,
+    DecoderState,
     Dtype,
     EngineName,
+    EouModelName,
     FinalModelName,
     ModelSettings,
     NemoSettings,
     PocketsphinxSettings,
     check_device,
 )
+from stt_server.settings.resume import ResumeSettings
+from stt_server.settings.section import nest
 from stt_server.settings.service import (
     AuthSettings,
     LimitSettings,
@@ -42,6 +49,8 @@ from stt_server.settings.service import (
     LogSettings,
     MetricsAccess,
 )
+from stt_server.settings.smart_turn import SmartTurnSettings
+from stt_server.settings.uploads import UploadSettings
 
 __all__ = [
     "CLIENT_VARIABLES",
@@ -49,11 +58,13 @@ __all__ = [
     "AuthSettings",
     "CanaryQwenSettings",
     "DecoderName",
+    "DecoderState",
     "DetectorName",
     "Dtype",
     "EndpointingMode",
     "EndpointingSettings",
     "EngineName",
+    "EouModelName",
     "FastConformerSettings",
     "FinalModelName",
     "LimitSettings",
@@ -64,15 +75,36 @@ __all__ = [
     "NemoSettings",
     "ParakeetSettings",
     "PocketsphinxSettings",
+    "ResumeSettings",
     "SessionOptions",
     "Settings",
+    "SmartTurnSettings",
+    "UploadSettings",
+    "as_variables",
     "load_settings",
+    "nest",
+    "old_variables",
     "unknown_variables",
 ]
 
 DEFAULT_PORT = 15751
 CLIENT_VARIABLES = frozenset({"STT_API_KEY"})
 """Read by `stt-client`, not by the server."""
+
+
+class _AliasSource(InitSettingsSource):
+    """`ASR_*` variables."""
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(settings_cls, {})
+
+    def __call__(self) -> dict[str, Any]:
+        values: Values = {}
+        for name, found in old_variables().items():
+            # A model that a flag names must not get the checkpoint that ASR_MODEL names.
+            if name != "ASR_MODEL" or "model" not in self.current_state:
+                values |= found
+        return nest(values)
 
 
 class Settings(BaseSettings):
@@ -98,7 +130,7 @@ class Settings(BaseSettings):
     )
     model: EngineName = Field(
         default=EngineName.AUTO,
-        description="Recogniser to load.",
+        description="Recogniser to load; `auto` is the best one whose checkpoint is here.",
     )
     final_model: FinalModelName | None = Field(
         default=None,
@@ -109,6 +141,16 @@ class Settings(BaseSettings):
         ge=0,
         le=10_000,
         description="Time after a turn's end for `final_model`; then the text of `model` stands.",
+    )
+    eou_model: EouModelName | None = Field(
+        default=None,
+        description="Recogniser whose `<EOU>` token ends turns beside a `model` without one, for "
+        "the detector `eou`.",
+    )
+    eou_checkpoint: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Hub id, `.nemo` file or folder of `eou_model`; default: the one it names.",
     )
     device: str = Field(
         default="auto",
@@ -138,12 +180,15 @@ class Settings(BaseSettings):
     endpointing: EndpointingSettings = EndpointingSettings()
     limits: LimitSettings = LimitSettings()
     auth: AuthSettings = AuthSettings()
+    uploads: UploadSettings = UploadSettings()
+    resume: ResumeSettings = ResumeSettings()
     parakeet: ParakeetSettings = ParakeetSettings()
     fastconformer: FastConformerSettings = FastConformerSettings()
     models: ModelSettings = ModelSettings()
     pocketsphinx: PocketsphinxSettings = PocketsphinxSettings()
     nemo: NemoSettings = NemoSettings()
     canary_qwen: CanaryQwenSettings = CanaryQwenSettings()
+    smart_turn: SmartTurnSettings = SmartTurnSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("device")
@@ -155,6 +200,8 @@ class Settings(BaseSettings):
     def _second_recogniser(self) -> Self:
         if self.final_model is not None and self.model == self.final_model:
             raise ValueError(f"final_model: {self.model} makes its own finals, leave it out")
+        if self.eou_model is not None and self.model == self.eou_model:
+            raise ValueError(f"eou_model: {self.model} tells ends of turns itself, leave it out")
         return self
 
     @property
@@ -174,7 +221,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, environment, then the file that `load_settings` names."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        file_settings = TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, _AliasSource(settings_cls), file_settings
 
 
 def load_settings(flags: Mapping[str, Any], *, file: Path | None = None) -> Settings:
@@ -184,6 +232,7 @@ def load_settings(flags: Mapping[str, Any], *, file: Path | None = None) -> Sett
         FileNotFoundError: `file` does not exist.
         pydantic.ValidationError: a value or a key is wrong.
         tomllib.TOMLDecodeError: `file` is not TOML.
+        ValueError: a variable of the NeMo FastConformer server cannot be understood.
     """
     if file is not None and not file.is_file():
         raise FileNotFoundError(f"no settings file at {file}")
@@ -201,3 +250,12 @@ def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]
     return sorted(
         name for name in names if name.startswith("STT_") and name.split("__")[0] not in known
     )
+
+
+def old_variables(environment: Mapping[str, str] | None = None) -> dict[str, Values]:
+    """The variables of the NeMo FastConformer server that are set, and what each one sets.
+
+    Raises:
+        ValueError: one cannot be understood.
+    """
+    return read_aliases(os.environ if environment is None else environment)  # noqa: TID251

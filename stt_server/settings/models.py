@@ -29,10 +29,23 @@ class DecoderName(StrEnum):
     CTC = "ctc"
 
 
+class DecoderState(StrEnum):
+    """What a decoder knows when a turn begins."""
+
+    CARRY = "carry"
+    RESET = "reset"
+
+
 class FinalModelName(StrEnum):
     """Recognisers that can make the finals beside another one."""
 
     CANARY_QWEN = "canary-qwen"
+
+
+class EouModelName(StrEnum):
+    """Recognisers that can tell ends of turns beside another one."""
+
+    PARAKEET_EOU = "parakeet-eou"
 
 
 class Dtype(StrEnum):
@@ -113,6 +126,14 @@ class NemoSettings(Section):
         ge=1,
         le=200,
         description="Audio that comes within this time shares a step of the model.",
+    )
+    gating: bool = Field(
+        default=True,
+        description="Silence between turns and within long pauses is not shown to the model.",
+    )
+    decoder_state: DecoderState = Field(
+        default=DecoderState.CARRY,
+        description="Whether the decoder knows in a turn what was said before it.",
     )
 
 

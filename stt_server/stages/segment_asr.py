@@ -16,6 +16,8 @@ from stt_server.events import (
     StreamError,
     StreamEvent,
     Transcript,
+    TurnCheck,
+    TurnEagerEnd,
     TurnEnded,
 )
 from stt_server.pipeline import Progress, Stage
@@ -93,8 +95,9 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
                 if isinstance(event, Configure):
                     # What was said before it must not be heard of behind its answer.
                     await self._postpone_interim()
-                if not isinstance(event, Audio):
-                    # Also a turn's end: on its way before the final is ready.
+                if not isinstance(event, Audio | TurnCheck | TurnEagerEnd):
+                    # Also a turn's end: on its way before the final is ready. Nothing can be told
+                    # to be the final before the turn has ended.
                     yield event
                 for out in await self._react(event):
                     yield out
@@ -105,6 +108,7 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
         match event:
             case Audio():
                 if event.speech:
+                    self._text.take(event)
                     self._turn.append(event)
                     self._recognise_next()
                 self._progress.done = event.end

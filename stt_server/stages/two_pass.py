@@ -18,7 +18,9 @@ from stt_server.events import (
     StreamError,
     StreamEvent,
     Transcript,
+    TurnEagerEnd,
     TurnEnded,
+    TurnResumed,
 )
 from stt_server.metrics import Metrics
 from stt_server.pipeline import Stage
@@ -134,6 +136,8 @@ class TwoPassStage(Stage[StreamEvent, StreamEvent]):
     # Out of it
 
     async def _pass_on(self, event: StreamEvent) -> list[StreamEvent]:
+        if isinstance(event, TurnEagerEnd | TurnResumed):
+            return []  # its text is not that of the final
         if isinstance(event, StreamError) and self._recording.is_kept:
             self._error = self._error or event
             return []

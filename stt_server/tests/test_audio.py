@@ -351,3 +351,45 @@ def test_second_finish_is_empty() -> None:
     ingress.finish()
 
     assert len(ingress.finish()) == 0
+
+
+# Coming back
+
+
+@given(
+    any_format(),
+    st.binary(min_size=8, max_size=600),
+    st.lists(st.integers(1, 60), min_size=1, max_size=8),
+    st.data(),
+)
+def test_what_is_sent_again_is_not_heard_again(
+    audio_format: AudioFormat, data: bytes, sizes: list[int], choose: st.DataObject
+) -> None:
+    """The client stops anywhere, also inside a sample, and begins again at any earlier sample."""
+    frame_bytes = audio_format.frame_bytes
+    data = data[: len(data) // frame_bytes * frame_bytes]
+    stop = choose.draw(st.integers(0, len(data)))
+    again = choose.draw(st.integers(0, stop // frame_bytes))
+    ingress = Ingress()
+
+    def send(part: bytes) -> list[Samples]:
+        cuts = [0, *(sum(sizes[: number + 1]) for number in range(len(sizes))), len(part)]
+        packets = [Packet(part[a:b], audio_format, splits_samples=True) for a, b in pairwise(cuts)]
+        return [piece for packet in packets for piece in ingress.push(packet)]
+
+    before = send(data[:stop])
+    assert ingress.taken == stop // frame_bytes
+    ingress.rewind(again)
+    after = send(data[again * frame_bytes :])
+
+    heard = joined([*before, *after, ingress.finish()])
+    assert np.array_equal(heard, converted([Packet(data, audio_format)]))
+    assert ingress.taken == len(data) // frame_bytes
+
+
+def test_a_refused_packet_is_not_counted() -> None:
+    ingress = Ingress()
+    ingress.push(Packet(bytes(6), AudioFormat(channels=1)))
+    with pytest.raises(InvalidAudio):
+        ingress.push(Packet(bytes(5), AudioFormat()))
+    assert ingress.taken == 3

@@ -14,7 +14,7 @@ from stt_server.settings import EngineName, Settings
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine that runs the tests."""
     for name in list(os.environ):  # noqa: TID251
-        if name.startswith("STT_"):
+        if name.startswith(("STT_", "ASR_")):
             monkeypatch.delenv(name)
 
 
@@ -108,6 +108,27 @@ def test_bad_value_is_told_with_its_name(
     assert main(arguments) == 2
     assert f"stt-server: setting {name}: " in capsys.readouterr().err
     assert served == []
+
+
+def test_bad_value_of_an_old_variable_is_told_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ASR_STEP_MS", "0")
+    monkeypatch.setenv("ASR_MAX_BATCH", "many")
+
+    assert main([]) == 2
+    told = capsys.readouterr().err
+    assert "stt-server: setting nemo.tick_ms (or ASR_STEP_MS): " in told
+    assert "stt-server: setting max_streams (or ASR_MAX_BATCH): " in told
+
+
+def test_old_variable_that_cannot_be_understood_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ASR_ATT_CTX", "wide")
+
+    assert main([]) == 2
+    assert capsys.readouterr().err.startswith("stt-server: ASR_ATT_CTX: 'wide'")
 
 
 def test_secrets_are_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,7 @@ def test_list_has_a_line_for_every_model_and_says_which_is_here(
     assert set(REGISTRY) <= set(lines)
     assert lines["parakeet-eou"].split()[1:4] == ["yes", "0.5", "GB"]
     assert lines["nemotron-en"].split()[1] == "no"
+    assert lines["smart-turn"].split()[1:4] == ["no", "9", "MB"]
     assert lines["sortformer"].split()[1] == "–"
     assert all(REGISTRY[name].licence in lines[name] for name in REGISTRY)
 

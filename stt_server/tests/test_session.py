@@ -54,7 +54,7 @@ class MemoryTransport:
         self._messages = list(messages)
         self.sent: list[Message] = []
         self.closed: tuple[int, str] | None = None
-        self.is_gone = self.is_half_closed = False
+        self.is_gone = self.is_detached = self.is_half_closed = False
         self.pinged_at = 0.0
         self.drained = asyncio.Event()
 

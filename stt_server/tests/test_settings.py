@@ -22,7 +22,7 @@ from stt_server.settings import (
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine that runs the tests."""
     for name in list(os.environ):  # noqa: TID251
-        if name.startswith("STT_"):
+        if name.startswith(("STT_", "ASR_")):
             monkeypatch.delenv(name)
 
 

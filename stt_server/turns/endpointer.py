@@ -9,12 +9,13 @@ from stt_server.events import (
     SegmentEnded,
     SpeechPaused,
     SpeechStarted,
+    TurnCheck,
     TurnEnded,
     TurnEndReason,
 )
-from stt_server.settings import EndpointingMode, EndpointingSettings
+from stt_server.settings import DetectorName, EndpointingMode, EndpointingSettings
 
-EndpointEvent: TypeAlias = SpeechStarted | SpeechPaused | SegmentEnded | TurnEnded
+EndpointEvent: TypeAlias = SpeechStarted | SpeechPaused | SegmentEnded | TurnCheck | TurnEnded
 
 
 def _samples(milliseconds: float) -> int:
@@ -30,6 +31,7 @@ class Endpointer:
     that. Silence of `small_gap_ms`
     pauses speech, and cuts a segment that holds at least `min_speech_ms` of it; silence of
     `silence_ms` ends the turn. A segment longer than `max_segment_s` is cut at its largest gap.
+    Where another detector may end the turn before, each `check_ms` of a pause is told.
     """
 
     def __init__(self, settings: EndpointingSettings) -> None:
@@ -39,6 +41,7 @@ class Endpointer:
         self._turn_open = False
         self._doubted: float | None = None
         self._paused = False
+        self._checked = 0
         self._speech_end = 0
         self._last_turn_end = 0
         self._segment_speech = 0
@@ -72,16 +75,19 @@ class Endpointer:
             return self._hear_speech(start, probability)
         return self._hear_silence(probability)
 
-    def end_turn(self, reason: TurnEndReason, *, at: int | None = None) -> list[EndpointEvent]:
+    def end_turn(
+        self, reason: TurnEndReason, *, at: int | None = None, confidence: float | None = None
+    ) -> list[EndpointEvent]:
         """End the open turn for a reason other than silence; nothing if none is open.
 
         Args:
             at: Where speech stops if it had not stopped yet; default: after the last window.
+            confidence: How sure the detector is that ends it.
         """
         if not self._turn_open:
             return []
         end = max(self._at, at or 0) if self._is_speech else self._speech_end
-        return self._close_turn(end, reason)
+        return self._close_turn(end, reason, confidence)
 
     def _listen(self, start: int, probability: float) -> list[EndpointEvent]:
         onset = self._settings.onset
@@ -118,13 +124,26 @@ class Endpointer:
         self._note_window(probability, is_speech=False)
         if not self._paused and silence >= _samples(settings.small_gap_ms):
             self._paused = True
+            self._checked = self._at
             events.append(SpeechPaused(at=self._speech_end))
             if self._segment_speech and self._segment_speech >= _samples(settings.min_speech_ms):
                 events.append(SegmentEnded(at=self._at))
                 self._open_segment()
         if settings.mode is EndpointingMode.VAD and silence >= _samples(settings.silence_ms):
             return events + self._close_turn(self._speech_end, TurnEndReason.SILENCE)
-        return events + self._forced_cut()
+        return events + self._forced_cut() + self._check()
+
+    def _check(self) -> list[EndpointEvent]:
+        settings = self._settings
+        is_asked = (
+            self._paused
+            and settings.mode is EndpointingMode.VAD
+            and settings.detector is not DetectorName.SILENCE
+        )
+        if not is_asked or self._at - self._checked < _samples(settings.check_ms):
+            return []
+        self._checked = self._at
+        return [TurnCheck(at=self._at)]
 
     def _forced_cut(self) -> list[EndpointEvent]:
         length = len(self._segment)
@@ -153,10 +172,12 @@ class Endpointer:
         self._segment_is_speech = []
         self._segment_speech = 0
 
-    def _close_turn(self, at: int, reason: TurnEndReason) -> list[EndpointEvent]:
+    def _close_turn(
+        self, at: int, reason: TurnEndReason, confidence: float | None = None
+    ) -> list[EndpointEvent]:
         self._turn_open = self._paused = self._is_speech = False
         self._last_turn_end = at
-        return [TurnEnded(at=at, reason=reason)]
+        return [TurnEnded(at, reason, confidence)]
 
 
 def largest_gap(probabilities: Sequence[float], *, first: int, below: float) -> int:

@@ -64,6 +64,7 @@ def second_final(first: Hypothesis, second: Transcript) -> Hypothesis:
         confidence=_confidence(second),
         language=second.language or first.language,
         estimated_times=estimated,
+        tokens=(),
     )
 
 

@@ -1,6 +1,8 @@
 """Audio cut at the borders the endpointer finds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import TypeAlias
 
 import numpy as np
 
@@ -12,13 +14,14 @@ from stt_server.events import (
     SegmentEnded,
     SpeechPaused,
     SpeechStarted,
+    TurnCheck,
     TurnEnded,
     TurnEndReason,
 )
 from stt_server.settings import EndpointingSettings
 from stt_server.turns.endpointer import Endpointer
 
-SplitEvent = Audio | SpeechStarted | SpeechPaused | SegmentEnded | TurnEnded
+SplitEvent: TypeAlias = Audio | SpeechStarted | SpeechPaused | SegmentEnded | TurnCheck | TurnEnded
 
 
 class TurnSplitter:
@@ -52,9 +55,16 @@ class TurnSplitter:
 
         A last window that is not complete yet is judged with the samples that complete it.
         """
+        return list(chain.from_iterable(self.split(samples, probabilities)))
+
+    def split(
+        self, samples: Samples, probabilities: Sequence[float]
+    ) -> Iterator[Sequence[SplitEvent]]:
+        """Like `push`, window by window: the turn may be ended between what one window brings and
+        the next one. Must be exhausted before anything else is taken in."""
         self._held = np.concatenate((self._held, samples)) if len(self._held) else samples
-        out: list[SplitEvent] = []
         for probability in probabilities:
+            out: list[SplitEvent] = []
             for event in self._endpointer.push(probability):
                 if isinstance(event, SpeechStarted) and event.opens_turn:
                     pre_roll = self._settings.pre_roll_ms * SAMPLE_RATE // 1_000
@@ -62,7 +72,9 @@ class TurnSplitter:
                 else:
                     out += self._release(self._endpointer.at, speech=True)
                 out.append(event)
-        return out + self._settle()
+            if out:
+                yield out
+        yield self._settle()
 
     def end_turn(self, reason: TurnEndReason) -> list[SplitEvent]:
         """End the open turn with all samples taken in so far; nothing if none is open."""
@@ -71,6 +83,11 @@ class TurnSplitter:
         end = self._released + len(self._held)
         out = self._release(end, speech=True)
         return [*out, *self._endpointer.end_turn(reason, at=end)]
+
+    def yield_floor(self, reason: TurnEndReason, confidence: float | None) -> list[SplitEvent]:
+        """End the open turn with the last window judged: what is held is not the turn's."""
+        out = self._release(self._endpointer.at, speech=True) if self.turn_open else []
+        return [*out, *self._endpointer.end_turn(reason, confidence=confidence)]
 
     def finish(self) -> list[SplitEvent]:
         """End the open turn and give out everything still held."""

@@ -1,6 +1,6 @@
 """The text of the open turn, from what the engine hears."""
 
-from stt_server.events import Hypothesis, Transcript, Word
+from stt_server.events import Audio, Hypothesis, Token, Transcript, Word
 
 
 class TurnText:
@@ -13,7 +13,9 @@ class TurnText:
     def __init__(self) -> None:
         self._turn = -1
         self._start = 0
+        self._samples = 0
         self._kept: tuple[Word, ...] = ()
+        self._kept_tokens: tuple[Token, ...] = ()
         self._last = Transcript()
         self._stable = 0
         self._sent = ""
@@ -28,14 +30,31 @@ class TurnText:
         """A turn begins at sample `start`."""
         self._turn += 1
         self._start = start
-        self._kept, self._last, self._stable, self._sent = (), Transcript(), 0, ""
+        self._samples = 0
+        self._kept, self._kept_tokens = (), ()
+        self._last, self._stable, self._sent = Transcript(), 0, ""
         self._estimated_times = False
 
-    def hear(self, transcript: Transcript, *, at: int) -> Hypothesis | None:
-        """An interim if the text is new, given audio up to sample `at`."""
+    def take(self, audio: Audio) -> None:
+        """The next samples of the turn go to the engine."""
+        self._samples += len(audio.samples)
+
+    def spell(self, transcript: Transcript) -> str:
+        """The text of the turn if `transcript` is what the engine hears now."""
+        return _spell(self._kept + transcript.words)
+
+    def hear(
+        self, transcript: Transcript, *, at: int, is_lasting: bool = True
+    ) -> Hypothesis | None:
+        """An interim if the text is new, given audio up to sample `at`.
+
+        Args:
+            is_lasting: Else the engine may take back what is new, also what it calls stable.
+        """
         self._last = transcript
         self._estimated_times |= transcript.estimated_times
-        self._stable = max(self._stable, len(self._kept) + transcript.stable)
+        if is_lasting:
+            self._stable = max(self._stable, len(self._kept) + transcript.stable)
         words = self._kept + transcript.words
         text = _spell(words)
         if text == self._sent or not text:
@@ -51,11 +70,13 @@ class TurnText:
             end=max(at, self._start),
             language=transcript.language,
             estimated_times=self._estimated_times,
+            tokens=self._kept_tokens + (transcript.tokens if is_lasting else ()),
         )
 
     def engine_failed(self) -> None:
         """The engine forgot the turn: keep the words found so far; it starts afresh."""
         self._kept += self._last.words
+        self._kept_tokens += self._last.tokens
         self._last = Transcript()
 
     def close(self, transcript: Transcript, *, at: int) -> Hypothesis:
@@ -74,6 +95,8 @@ class TurnText:
             else _mean_confidence(words),
             language=transcript.language,
             estimated_times=self._estimated_times or transcript.estimated_times,
+            tokens=self._kept_tokens + transcript.tokens,
+            audio_samples=self._samples,
         )
 
     def _span_start(self, words: tuple[Word, ...]) -> int:

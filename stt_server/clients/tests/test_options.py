@@ -30,6 +30,7 @@ def test_every_option_reaches_its_field_of_the_servers_model() -> None:
         silence_ms=700,
         stall_ms=0,
         eager=True,
+        resume=True,
     )
     read = ConfigMessage.model_validate(options.config()).model_dump(exclude_none=True)
     assert read == {
@@ -44,6 +45,7 @@ def test_every_option_reaches_its_field_of_the_servers_model() -> None:
         "vocabulary": ["Erlangen"],
         "model": "digits",
         "lookahead_ms": 80,
+        "resume": True,
         "endpointing": {
             "mode": EndpointingMode.NONE,
             "detector": "silence",

@@ -2,11 +2,11 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from stt_server.engine.nemo_messages import HeardWord
-from stt_server.engine.nemo_worker import LoadedModel
-from stt_server.events import SAMPLE_RATE, Samples
+from stt_server.engine.nemo_messages import HeardTurn, HeardWord, TurnMark
+from stt_server.engine.nemo_model import LoadedModel
+from stt_server.events import SAMPLE_RATE, Samples, Token
 
 CHUNK = 2_560
 CAPACITY = 4
@@ -23,6 +23,8 @@ class Script:
     broken: bool = False
     """Not even the first tick works."""
     failing_loads: set[int] = field(default_factory=set[int])
+    mark_at: int | None = None
+    """The sample of each stream at which the model says that the turn is complete."""
     hang: threading.Event | None = None
     """The next step waits for this."""
     steps: int = 0
@@ -35,7 +37,7 @@ class Script:
         if self.loads - 1 in self.failing_loads:
             raise RuntimeError("no model today")
         self.batch = FakeBatch(self, CAPACITY + 1)
-        return LoadedModel(self.batch, CAPACITY, (80, 0))
+        return LoadedModel(self.batch, CAPACITY, (80, 0), marks_turn_ends=True)
 
     def discard(self) -> None:
         self.discards += 1
@@ -49,6 +51,12 @@ class _Stream:
     decoded: int = 0
     since: int = 0
     """Seconds that were forgotten."""
+    finished: bool = False
+
+    @property
+    def ready(self) -> bool:
+        waiting = self.received - self.decoded
+        return waiting >= CHUNK or (self.finished and waiting > 0)
 
 
 class FakeBatch:
@@ -64,7 +72,7 @@ class FakeBatch:
     def ready(self) -> bool:
         if self.script.broken:
             raise self.script.failure
-        return any(stream.received - stream.decoded >= CHUNK for stream in self.streams.values())
+        return any(stream.ready for stream in self.streams.values())
 
     def open(self, lookahead_ms: int | None, language: str | None) -> int:
         if language is not None and language == self.script.refused_language:
@@ -74,12 +82,25 @@ class FakeBatch:
         return slot
 
     def push(self, slot: int, samples: Samples) -> None:
+        assert not self.streams[slot].finished
         self.streams[slot].received += len(samples)
+
+    def has_chunk(self, slot: int) -> bool:
+        return self.streams[slot].ready
+
+    def push_tail(self, slot: int) -> int:
+        return 0
 
     def pad(self, slot: int) -> int:
         padding = -self.streams[slot].received % CHUNK
         self.streams[slot].received += padding
         return padding
+
+    def finish(self, slot: int) -> None:
+        self.streams[slot].finished = True
+
+    def has_ended(self, slot: int) -> bool:
+        return self.streams[slot].finished and not self.streams[slot].ready
 
     def step(self) -> list[int]:
         script = self.script
@@ -90,12 +111,12 @@ class FakeBatch:
         if script.steps - 1 in script.failing_steps:
             raise script.failure
         changed: list[int] = []
-        ready = [s for s, x in self.streams.items() if x.received - x.decoded >= CHUNK]
+        ready = [slot for slot, stream in self.streams.items() if stream.ready]
         self.sizes.append(len(ready))
         for slot in ready:
             stream = self.streams[slot]
             before = stream.decoded // SAMPLE_RATE
-            stream.decoded += CHUNK
+            stream.decoded += min(CHUNK, stream.received - stream.decoded)
             if stream.decoded // SAMPLE_RATE > before:
                 changed.append(slot)
         return changed
@@ -103,15 +124,25 @@ class FakeBatch:
     def decoded(self, slot: int) -> int:
         return self.streams[slot].decoded
 
-    def words(self, slot: int) -> tuple[tuple[HeardWord, ...], str | None]:
-        stream = self.streams[slot]
+    def turn(self, slot: int) -> HeardTurn:
+        stream, mark_at = self.streams[slot], self.script.mark_at
         seconds = range(stream.since, stream.decoded // SAMPLE_RATE)
         words = [HeardWord(f"s{n}", n * SAMPLE_RATE, (n + 1) * SAMPLE_RATE, 0.5) for n in seconds]
-        return tuple(words), stream.language
+        tokens = [Token(n, 0.5) for n in seconds]
+        is_marked = mark_at is not None and stream.decoded > mark_at
+        mark = TurnMark(mark_at, 0.9) if mark_at is not None and is_marked else None
+        return HeardTurn(tuple(words), tuple(tokens), stream.language, mark)
 
-    def forget(self, slot: int) -> None:
+    def end_turn(self, slot: int, *, undecoded: bool) -> None:
         stream = self.streams[slot]
-        stream.since = stream.decoded // SAMPLE_RATE
+        stream.since = (stream.received if undecoded else stream.decoded) // SAMPLE_RATE
+
+    def snapshot(self, slot: int) -> object:
+        return replace(self.streams[slot])
+
+    def restore(self, slot: int, snapshot: object) -> None:
+        assert isinstance(snapshot, _Stream)
+        self.streams[slot] = replace(snapshot)
 
     def close(self, slot: int) -> None:
         del self.streams[slot]

@@ -2,21 +2,28 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 
 import nemo_lite
 from stt_server.engine import nemo_batch
 from stt_server.engine.base import StreamOptions
 from stt_server.engine.nemo import NemoEngine
 from stt_server.engine.nemo_batch import FRAME_MS, NemoBatch, nearest_lookahead
+from stt_server.engine.nemo_messages import HeardTurn
 from stt_server.engine.nemo_source import capacity
 from stt_server.engine.select import make_engine
-from stt_server.events import SAMPLE_RATE, Audio, Word
-from stt_server.settings import Dtype, EngineName, NemoSettings, Settings
+from stt_server.events import SAMPLE_RATE, Audio, Transcript, Word
+from stt_server.settings import DecoderName, Dtype, EngineName, NemoSettings, Settings
+
+# The model is tiny: a second thread costs more than it brings.
+torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 MODEL = SHARED / "models/digits-streaming.nemo"
@@ -85,6 +92,107 @@ async def test_streams_of_all_lookaheads_in_one_batch_give_nemos_words(dtype: st
         assert begins == pytest.approx([frame * 0.08 for frame in frames], abs=1e-3)
 
 
+def ungated(decoder: DecoderName) -> Settings:
+    return Settings(
+        model=EngineName.PARAKEET_EOU,
+        nemo=NemoSettings(checkpoint=str(MODEL), gating=False),
+        device="cpu",
+        dtype=Dtype.FLOAT32,
+        max_streams=8,
+        lookahead_ms=0,
+        decoder=decoder,
+    )
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[NemoEngine]:
+    engine = make_engine(settings)
+    assert isinstance(engine, NemoEngine)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+async def say_turns(
+    engine: NemoEngine, path: Path, lookahead: int, turns: list[tuple[int, int]]
+) -> list[Transcript]:
+    """The finals of a file with turns in these spans; each has a pause before its end."""
+    samples, _ = soundfile.read(path, dtype="float32")
+    stream = await engine.open(StreamOptions(lookahead_ms=lookahead * FRAME_MS))
+    finals: list[Transcript] = []
+    at = 0
+    for start, end in turns:
+        pause = end - SAMPLE_RATE // 5
+        for until, speech in ((start, False), (pause, True), (end, True)):
+            while at < until:
+                packet = samples[at : min(at + 2_000, until)]
+                await stream.push(Audio(at, packet, speech=speech))
+                at += len(packet)
+            if at == pause:
+                await stream.pause()
+        finals.append(await stream.end_turn())
+    await stream.close()
+    return finals
+
+
+@needs_digits
+@pytest.mark.parametrize("decoder", DecoderName)
+async def test_without_gating_words_and_ids_are_those_of_the_whole_file(
+    decoder: DecoderName,
+) -> None:
+    expected = json.loads((MODEL.parent / "digits-expected.json").read_text())["files"]
+    cases = [(path, lookahead) for path in FILES for lookahead in (1, 6)]
+    places = asyncio.Semaphore(8)
+
+    async def final(engine: NemoEngine, path: Path, lookahead: int) -> Transcript:
+        async with places:
+            length = soundfile.info(path).frames
+            (heard,) = await say_turns(engine, path, lookahead, [(0, length)])
+            return heard
+
+    async with serving(ungated(decoder)) as engine:
+        found = await asyncio.gather(*(final(engine, *case) for case in cases))
+    assert len(found) == 80
+    for (path, lookahead), heard in zip(cases, found, strict=True):
+        reference = expected[path.name]["offline"][str(lookahead)][decoder]
+        assert [token.id for token in heard.tokens] == reference["ids"]
+        spelled = " ".join(word.text for word in heard.words).split()
+        assert spelled == reference["text"].replace("<EOU>", " ").split()
+
+
+@needs_digits
+async def test_without_gating_turns_add_up_to_the_whole_file() -> None:
+    expected = json.loads((MODEL.parent / "digits-expected.json").read_text())["files"]
+    manifest = (MODEL.parents[1] / "audio/digits/manifest.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in manifest]
+    entries = [entry for entry in entries if entry["kind"] in ("dialogue", "long")][::2]
+    assert len(entries) > 3
+    async with serving(ungated(DecoderName.RNNT)) as engine:
+        for entry in entries:
+            path = MODEL.parents[1] / "audio/digits" / entry["file"]
+            begins = [turn["start"] - 0.3 for turn in entry["turns"]]
+            # A turn that is followed by silence ends there; the others go on.
+            ends = [
+                turn["end"] + 0.6
+                for turn, begin in zip(entry["turns"], [*begins[1:], 1e9], strict=True)
+                if begin - turn["end"] > 0.6
+            ]
+            ends[-1] = soundfile.info(path).duration
+            begins = [max(0, begins[0]), *ends[:-1]]
+            spans = [
+                (round(begin * SAMPLE_RATE), round(end * SAMPLE_RATE))
+                for begin, end in zip(begins, ends, strict=True)
+            ]
+            finals = await say_turns(engine, path, 1, spans)
+            reference = expected[path.name]["offline"]["1"]["rnnt"]
+            assert [t.id for final in finals for t in final.tokens] == reference["ids"]
+            words = [word.text for final in finals for word in final.words]
+            assert words == reference["text"].replace("<EOU>", " ").split()
+            assert len(finals) > 1
+
+
 WORD_BEGINS = {1, 3, 4, 5, 6, 8, 12, 16, 17, 21, 23, 25, 26}
 """The model's pieces that begin a word."""
 
@@ -138,17 +246,20 @@ def test_long_turns_are_settled_without_a_change(monkeypatch: pytest.MonkeyPatch
         plain.push(reference, samples)
         while batch.ready:
             batch.step()
-            batch.words(slot)
+            batch.turn(slot)
         while plain.ready:
             plain.step()
-    words, _ = batch.words(slot)
+    words = batch.turn(slot).words
     expected = plain.transcript(reference).words
     assert len(expected) > 12
     assert [word.text for word in words] == [word.text for word in expected]
     assert [word.start for word in words] == [round(w.start * SAMPLE_RATE) for w in expected]
     assert [word.end for word in words] == [round(w.end * SAMPLE_RATE) for w in expected]
-    batch.forget(slot)
-    assert batch.words(slot)[0] == ()
+    assert [token.id for token in batch.turn(slot).tokens] == list(
+        plain.transcript(reference).token_ids
+    )
+    batch.end_turn(slot, undecoded=False)
+    assert batch.turn(slot) == HeardTurn()
 
 
 @needs_digits

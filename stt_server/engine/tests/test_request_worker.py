@@ -12,9 +12,10 @@ import pytest
 
 from nemo_lite.errors import NemoLiteError, ShapeError
 from nemo_lite.results import Transcript
-from stt_server.engine import request_worker
+from stt_server.engine import request_worker, supervisor
 from stt_server.engine.base import EngineUnavailable
-from stt_server.engine.request_worker import MAX_STUCK, PENDING_PER_SLOT, RequestWorker
+from stt_server.engine.request_worker import PENDING_PER_SLOT, RequestWorker
+from stt_server.engine.supervisor import MAX_STUCK
 from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import Samples
 from stt_server.tests.polling import until
@@ -105,11 +106,17 @@ class ScriptedBatch:
         self._model.cancelled.append(self._requests.pop(request)[0])
 
 
+def new_worker(model: ScriptedModel, *, step_timeout_s: float = 30.0) -> RequestWorker:
+    return RequestWorker(
+        model, name="fake", step_timeout_s=step_timeout_s, pauses_s=(0.0, 0.02, 0.1)
+    )
+
+
 @asynccontextmanager
 async def serving(
     model: ScriptedModel, *, step_timeout_s: float = 30.0
 ) -> AsyncGenerator[RequestWorker]:
-    worker = RequestWorker(model, step_timeout_s=step_timeout_s)
+    worker = new_worker(model, step_timeout_s=step_timeout_s)
     try:
         await worker.start()
         yield worker
@@ -119,9 +126,8 @@ async def serving(
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_worker, "FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr(request_worker, "STOP_S", 0.05)
+def _no_long_wait_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "STOP_S", 0.05)
 
 
 async def waiting_at_the_gate(
@@ -149,7 +155,7 @@ async def test_requests_of_all_sessions_share_steps_of_one_thread() -> None:
 
 async def test_worker_is_at_fault_until_a_sound_was_recognised() -> None:
     model = ScriptedModel()
-    worker = RequestWorker(model, step_timeout_s=30.0)
+    worker = new_worker(model)
     assert worker.fault is not None
     async with serving(model) as worker:
         assert worker.fault is None
@@ -225,7 +231,7 @@ async def broken(worker: RequestWorker, model: ScriptedModel) -> None:
     model.load_error = RuntimeError("out of memory")
     with pytest.raises(TranscriptionError):
         await worker.recognise(audio(ScriptedModel.POISON))
-    await until(lambda: worker.fault is not None, "the fault is noticed")
+    await until(lambda: not model.is_loaded, "a restart has failed")
 
 
 async def test_requests_wait_while_the_model_restarts() -> None:
@@ -246,7 +252,7 @@ async def test_requests_wait_while_the_model_restarts() -> None:
 async def test_requests_are_refused_when_the_restart_takes_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(request_worker, "RESTART_WAIT_S", 0.01)
+    monkeypatch.setattr(supervisor, "RESTART_WAIT_S", 0.01)
     model = ScriptedModel()
     async with serving(model) as worker:
         await broken(worker, model)
@@ -356,7 +362,7 @@ async def test_request_that_takes_too_long_is_withdrawn(monkeypatch: pytest.Monk
 async def test_model_that_cannot_load_keeps_the_worker_from_starting() -> None:
     model = ScriptedModel()
     model.load_error = EngineUnavailable("no such checkpoint")
-    worker = RequestWorker(model, step_timeout_s=30.0)
+    worker = new_worker(model)
 
     with pytest.raises(EngineUnavailable, match="no such checkpoint"):
         await worker.start()
@@ -366,7 +372,7 @@ async def test_model_that_cannot_load_keeps_the_worker_from_starting() -> None:
 async def test_model_that_hangs_on_its_first_sound_keeps_the_worker_from_starting() -> None:
     model = ScriptedModel()
     model.gate.clear()
-    worker = RequestWorker(model, step_timeout_s=HANG_S)
+    worker = new_worker(model, step_timeout_s=HANG_S)
 
     with pytest.raises(EngineUnavailable, match="does not recognise a sound"):
         await worker.start()
@@ -402,7 +408,7 @@ async def test_stop_while_loading_does_not_wait_for_the_model() -> None:
         raise EngineUnavailable("stopped")
 
     model.open = load  # type: ignore[method-assign]
-    worker = RequestWorker(model, step_timeout_s=30.0)
+    worker = new_worker(model)
     starting = asyncio.create_task(worker.start())
     await asyncio.sleep(0)
     starting.cancel()

@@ -4,6 +4,7 @@ import base64
 import json
 import struct
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from stt_server.events import (
     Hypothesis,
     SpeechStarted,
     StreamError,
+    Token,
     TurnEnded,
     TurnEndReason,
     Word,
@@ -291,6 +293,25 @@ def test_each_word_is_emitted_once_and_when_it_is_certain() -> None:
         len(message["token_ids"]) == len(message["confidence_scores"]) for message in messages
     )
     assert [len(message["token_ids"]) for message in messages] == [1, 0, 2, 1, 2, 0]
+
+
+def test_the_models_own_tokens_are_emitted_once_each() -> None:
+    def of(text: str, *ids: int, final: bool = False) -> Hypothesis:
+        tokens = tuple(Token(identity, 0.5) for identity in ids)
+        return replace(heard(text, final=final), tokens=tokens)
+
+    messages = results(
+        new_codec(),
+        of("the", 5),
+        of("the quick", 5, 8, 9),
+        of("the quick", final=True),
+        of("so", 7),
+        of("so", 7, 42, final=True),
+        Finished(1),
+    )
+
+    assert [message["token_ids"] for message in messages] == [[5], [8, 9], [7], [42]]
+    assert messages[0]["confidence_scores"] == [0.5]
 
 
 def test_confidence_that_is_not_known_hides_no_word() -> None:

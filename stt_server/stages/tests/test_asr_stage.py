@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from anyio import wait_all_tasks_blocked
 
-from stt_server.engine.base import RecognitionStream, StreamOptions
+from stt_server.engine.base import RecognitionStream, SpeculativeStream, StreamOptions
 from stt_server.engine.fake import WORD_SAMPLES, Script, ScriptedEngine
 from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import (
@@ -20,14 +20,19 @@ from stt_server.events import (
     SpeechStarted,
     StreamError,
     StreamEvent,
+    Token,
     Transcript,
+    TurnCheck,
+    TurnEagerEnd,
     TurnEnded,
     TurnEndReason,
+    TurnResumed,
     Word,
 )
 from stt_server.pipeline import Progress
-from stt_server.settings import SessionOptions
+from stt_server.settings import DetectorName, EndpointingSettings, SessionOptions
 from stt_server.stages.asr import StreamingAsrStage
+from stt_server.stages.verdict import Verdict
 
 NOW = 123.0
 
@@ -325,3 +330,352 @@ async def test_options_of_a_later_turn_reach_the_engine() -> None:
 
     assert [options.language for options in opened] == [None, "de"]
     assert engine.open_streams == 0
+
+
+# Pauses
+
+
+def at(words: float) -> int:
+    return round(words * WORD_SAMPLES)
+
+
+def speech(*, words: int, start: int = 0, opens_turn: bool = True) -> list[StreamEvent]:
+    """Speech, and a word's time of silence up to where the pause is told."""
+    heard = [audio(words=1, start=start + n) for n in range(words + 1)]
+    started = SpeechStarted(at(start), opens_turn=opens_turn)
+    return [started, *heard, SpeechPaused(at(start + words))]
+
+
+ENDED = TurnEnded(at(2), TurnEndReason.SILENCE)
+RESUMED = SpeechStarted(at(5), opens_turn=False)
+LATE = Script(late_words=2)
+"""The last two words are heard only when speech pauses."""
+
+
+async def test_words_of_the_tail_are_shown_when_speech_pauses() -> None:
+    out = await outcome(*speech(words=3), script=LATE)
+
+    assert texts(out) == [("the", False), ("the quick", False), ("the quick brown fox", False)]
+
+
+async def test_words_of_a_pause_are_not_stable_for_speech_may_go_on() -> None:
+    out = await outcome(*speech(words=3), script=LATE)
+
+    last = out[-1]
+    assert isinstance(last, Hypothesis)
+    assert (last.stable, last.unstable) == ("the", " quick brown fox")
+
+
+async def test_final_of_a_turn_that_ends_in_a_pause_is_the_text_of_the_pause() -> None:
+    silence = [audio(words=1, start=n) for n in range(4, 8)]
+    out = await outcome(*speech(words=3), *silence, ENDED, script=LATE)
+
+    assert texts(out)[-2:] == [("the quick brown fox", False), ("the quick brown fox", True)]
+    assert [type(event) for event in out[-2:]] == [TurnEnded, Hypothesis]
+
+
+async def test_nothing_is_told_of_a_pause_while_it_lasts() -> None:
+    silence = [audio(words=1, start=n) for n in range(4, 8)]
+
+    assert await outcome(*speech(words=3), *silence) == await outcome(*speech(words=3))
+
+
+async def test_speech_that_goes_on_is_heard_as_if_there_had_been_no_pause() -> None:
+    rest = [RESUMED, audio(words=1, start=4), ENDED]
+    events = [*speech(words=3), *rest]
+    paused = await outcome(*events)
+    plain = await outcome(*(event for event in events if not isinstance(event, SpeechPaused)))
+
+    assert texts(paused) == texts(plain)
+
+
+async def test_each_turn_pauses_on_its_own() -> None:
+    out = await outcome(
+        *speech(words=1), ENDED, *speech(words=2, start=9), ENDED, *turn(words=1, start=20)
+    )
+
+    finals = [text for text, is_final in texts(out) if is_final]
+    assert finals == ["the quick", "the quick brown", "the"]
+
+
+# Eager ends
+
+EAGER = TurnEagerEnd(at(3), 0.4)
+
+
+async def test_eager_end_has_the_text_that_was_just_shown_and_that_becomes_the_final() -> None:
+    out = await outcome(*speech(words=3), EAGER, ENDED, script=LATE)
+
+    assert [type(event) for event in out[-5:]] == [
+        SpeechPaused,
+        Hypothesis,
+        TurnEagerEnd,
+        TurnEnded,
+        Hypothesis,
+    ]
+    assert out[-3] == TurnEagerEnd(at(3), 0.4, "the quick brown fox")
+    assert texts(out)[-2:] == [("the quick brown fox", False), ("the quick brown fox", True)]
+
+
+async def test_speech_that_goes_on_behind_an_eager_end_withdraws_it_first() -> None:
+    out = await outcome(*speech(words=3), EAGER, RESUMED, audio(words=1, start=4))
+
+    assert out[-3:-1] == [TurnResumed(RESUMED.at), RESUMED]
+
+
+async def test_nothing_is_withdrawn_that_was_not_told() -> None:
+    silent = [SpeechStarted(0, opens_turn=True), audio(words=0.5), SpeechPaused(at(0.5))]
+    out = await outcome(*silent, EAGER, RESUMED, *speech(words=1, opens_turn=False), RESUMED)
+
+    assert not [event for event in out if isinstance(event, TurnEagerEnd | TurnResumed)]
+
+
+async def test_turn_that_ended_withdraws_nothing_in_the_next() -> None:
+    out = await outcome(*speech(words=1), EAGER, ENDED, *speech(words=1, start=9), RESUMED)
+
+    assert not [event for event in out if isinstance(event, TurnResumed)]
+
+
+# What pauses ask of the engine
+
+
+class Recorder:
+    """Hears one word per piece of audio. A `SpeculativeStream` that fails at calls such as
+    `push 2`, its second push."""
+
+    def __init__(self, *failing: str) -> None:
+        self.calls: list[str] = []
+        self._failing = failing
+        self._words: tuple[Word, ...] = ()
+        self.ends_turn: float | None = None
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        if f"{call} {self.calls.count(call)}" in self._failing:
+            self._words = ()
+            raise TranscriptionError(f"cannot {call}")
+
+    def _heard(self) -> Transcript:
+        tokens = tuple(Token(word.start, 1.0) for word in self._words)
+        return Transcript(self._words, tokens=tokens, ends_turn=self.ends_turn)
+
+    async def push(self, audio: Audio) -> Transcript | None:
+        self._note("push")
+        self._words += (Word(f"w{audio.start // WORD_SAMPLES}", audio.start, audio.end),)
+        return self._heard()
+
+    async def pause(self) -> Transcript:
+        self._note("pause")
+        return self._heard()
+
+    async def resume(self) -> None:
+        self._note("resume")
+
+    async def end_turn(self) -> Transcript:
+        self._note("end_turn")
+        heard, self._words = self._heard(), ()
+        return heard
+
+    async def close(self) -> None:
+        self._note("close")
+
+
+async def outcome_of(
+    recorder: Recorder,
+    *events: StreamEvent,
+    options: SessionOptions | None = None,
+    verdict: Verdict | None = None,
+    hears_silence: bool = False,
+) -> list[StreamEvent]:
+    async def open_stream(_: StreamOptions) -> SpeculativeStream:
+        return recorder
+
+    stage = StreamingAsrStage(
+        open_stream,
+        options or SessionOptions(),
+        Progress(),
+        clock=lambda: NOW,
+        verdict=verdict,
+        hears_silence=hears_silence,
+    )
+    return [event async for event in stage.run(stream(*events))]
+
+
+def errors(events: list[StreamEvent]) -> list[str]:
+    return [event.message for event in events if isinstance(event, StreamError)]
+
+
+PAUSED = [SpeechStarted(0, opens_turn=True), audio(words=1), SpeechPaused(at(1))]
+
+
+async def test_final_is_told_before_the_engine_has_closed_the_turn() -> None:
+    recorder = Recorder()
+    calls_at_final: list[str] = []
+
+    async def open_stream(_: StreamOptions) -> SpeculativeStream:
+        return recorder
+
+    stage = StreamingAsrStage(open_stream, SessionOptions(), Progress(), clock=lambda: NOW)
+    async for event in stage.run(stream(*PAUSED, ENDED)):
+        if isinstance(event, Hypothesis) and event.is_final:
+            calls_at_final = list(recorder.calls)
+
+    assert calls_at_final == ["push", "pause"]
+    assert recorder.calls == ["push", "pause", "end_turn", "close"]
+
+
+PUSHED = audio(words=1, start=1)
+WENT_ON = [SpeechStarted(at(2), opens_turn=False), audio(words=1, start=2)]
+
+
+async def test_failure_to_end_a_turn_whose_final_was_told_is_not_told() -> None:
+    out = await outcome_of(Recorder("end_turn 1"), *PAUSED, ENDED, *turn(words=1, start=9))
+
+    assert errors(out) == []
+    assert [text for text, is_final in texts(out) if is_final] == ["w0", "w9"]
+
+
+async def test_failure_during_a_pause_loses_no_word_of_the_final() -> None:
+    out = await outcome_of(Recorder("push 2"), *PAUSED, EAGER, PUSHED, ENDED)
+
+    assert errors(out) == ["cannot push"]
+    assert TurnEagerEnd(at(3), 0.4, "w0") in out
+    assert texts(out) == [("w0", False), ("w0", True)]
+
+
+async def test_failure_to_pause_is_told_and_the_turn_goes_on() -> None:
+    out = await outcome_of(Recorder("pause 1"), *PAUSED, EAGER, *WENT_ON, ENDED)
+
+    assert errors(out) == ["cannot pause"]
+    assert not [event for event in out if isinstance(event, TurnEagerEnd | TurnResumed)]
+    assert texts(out) == [("w0", False), ("w0 w2", False), ("w0 w2", True)]
+
+
+async def test_failure_to_resume_is_told_behind_the_withdrawal_and_the_turn_goes_on() -> None:
+    out = await outcome_of(Recorder("resume 1"), *PAUSED, EAGER, *WENT_ON, ENDED)
+
+    assert errors(out) == ["cannot resume"]
+    assert [type(event) for event in out[4:7]] == [TurnResumed, StreamError, SpeechStarted]
+    assert texts(out)[-1] == ("w0 w2", True)
+
+
+async def test_streams_that_cannot_speculate_pause_without_a_word_and_have_no_eager_end() -> None:
+    async def open_stream(_: StreamOptions) -> RecognitionStream:
+        return FailingAtTurnEnd()
+
+    stage = StreamingAsrStage(open_stream, SessionOptions(), Progress(), clock=lambda: NOW)
+    out = [event async for event in stage.run(stream(*PAUSED, EAGER, *WENT_ON))]
+
+    assert [type(event) for event in out] == [
+        SpeechStarted,
+        Hypothesis,
+        SpeechPaused,
+        SpeechStarted,
+    ]
+
+
+# What the model itself thinks of a pause
+
+ASKS_MODEL = SessionOptions(endpointing=EndpointingSettings(detector=DetectorName.EOU))
+
+
+async def judged(recorder: Recorder, *events: StreamEvent, asked_at: float) -> float | None:
+    verdict = Verdict()
+    await verdict.hear(audio(words=asked_at))
+    await outcome_of(recorder, *events, options=ASKS_MODEL, verdict=verdict)
+    async with asyncio.timeout(1.0):
+        return await verdict.judge()
+
+
+async def test_pause_is_answered_with_what_the_model_says() -> None:
+    recorder = Recorder()
+    recorder.ends_turn = 0.7
+
+    assert await judged(recorder, *PAUSED, asked_at=1) == 0.7
+
+
+async def test_check_asks_the_model_again() -> None:
+    recorder = Recorder()
+    recorder.ends_turn = 0.7
+
+    assert await judged(recorder, *PAUSED, PUSHED, TurnCheck(at(2)), asked_at=2) == 0.7
+    assert recorder.calls.count("pause") == 2
+
+
+async def test_check_for_another_detector_costs_the_model_nothing() -> None:
+    recorder = Recorder()
+    await outcome_of(recorder, *PAUSED, PUSHED, TurnCheck(at(2)), verdict=Verdict())
+
+    assert recorder.calls.count("pause") == 1
+
+
+@pytest.mark.parametrize(
+    ("failing", "text"), [("pause 1", "w0 w1"), ("pause 2", "w0"), ("push 2", "w0")]
+)
+async def test_every_question_is_answered_whatever_fails(failing: str, text: str) -> None:
+    verdict = Verdict()
+    events = [*PAUSED, EAGER, PUSHED, TurnCheck(at(2)), ENDED]
+    await verdict.hear(audio(words=2))
+    out = await outcome_of(Recorder(failing), *events, options=ASKS_MODEL, verdict=verdict)
+
+    async with asyncio.timeout(1.0):
+        assert await verdict.judge() is None
+    assert len(errors(out)) == 1
+    assert texts(out)[-1] == (text, True)
+
+
+# Streams that hear silence
+
+
+def quiet(*, words: float, start: float = 0) -> Audio:
+    return audio(words=words, start=start, speech=False)
+
+
+async def test_stream_that_hears_silence_gets_everything_from_the_first_sample_on() -> None:
+    recorder = Recorder()
+    events = [quiet(words=1), *turn(words=1, start=1), quiet(words=1, start=2)]
+
+    out = await outcome_of(recorder, *events, hears_silence=True)
+
+    assert recorder.calls == ["push", "push", "end_turn", "push", "close"]
+    # What came before the turn belongs to it; nothing is told outside turns.
+    assert texts(out) == [("w0 w1", False), ("w0 w1", True)]
+
+
+async def test_final_of_what_hears_silence_holds_words_behind_the_pause_and_is_not_promised() -> (
+    None
+):
+    out = await outcome_of(Recorder(), *PAUSED, EAGER, PUSHED, ENDED, hears_silence=True)
+
+    assert not [event for event in out if isinstance(event, TurnEagerEnd)]
+    assert texts(out) == [("w0", False), ("w0 w1", True)]
+
+
+async def test_failure_on_silence_between_turns_is_no_news_for_the_client() -> None:
+    out = await outcome_of(
+        Recorder("push 1"), quiet(words=1), *turn(words=1, start=1), hears_silence=True
+    )
+
+    assert errors(out) == []
+    assert texts(out)[-1] == ("w1", True)
+
+
+# What finals carry
+
+
+async def test_final_tells_how_much_of_the_turn_was_heard() -> None:
+    out = await outcome(quiet(words=4), *turn(words=3, start=4), *turn(words=1, start=9))
+
+    heard = [event.audio_samples for event in out if isinstance(event, Hypothesis)]
+    assert [samples for samples in heard if samples] == [at(3), at(1)]
+
+
+async def test_final_carries_the_tokens_also_those_from_before_a_failure() -> None:
+    out = await outcome_of(
+        Recorder("push 3"), SpeechStarted(0, opens_turn=True), *turn(words=4)[1:-1], ENDED
+    )
+
+    final = out[-1]
+    assert isinstance(final, Hypothesis)
+    assert final.text == "w0 w1 w3"
+    assert [token.id for token in final.tokens] == [at(0), at(1), at(3)]

@@ -34,6 +34,8 @@ from stt_server.events import (
     StreamError,
     StreamEvent,
     Transcript,
+    TurnCheck,
+    TurnEagerEnd,
     TurnEnded,
     TurnEndReason,
     Word,
@@ -41,7 +43,7 @@ from stt_server.events import (
 from stt_server.pipeline import Progress
 from stt_server.protocols.native import NativeCodec
 from stt_server.protocols.native_config import Abilities
-from stt_server.settings import EndpointingMode, EndpointingSettings, SessionOptions
+from stt_server.settings import DetectorName, EndpointingMode, EndpointingSettings, SessionOptions
 from stt_server.stages.segment_asr import RECOGNITION_S, SegmentAsrStage
 from stt_server.stages.tests.virtual_time import run
 from stt_server.stages.vad import VadStage
@@ -820,3 +822,22 @@ def test_a_session_that_is_cut_off_cancels_its_recognition() -> None:
         return busy
 
     assert run(main()) == 1
+
+
+def test_eager_ends_and_checks_for_detectors_go_no_further() -> None:
+    endpointing = EndpointingSettings(eager=True, detector=DetectorName.SMART_TURN)
+    silence = EndpointingSettings(eager=True)
+    for chosen in (endpointing, silence):
+        speech = Speech.of((5, 0.9), (5, 2.0))
+        outcome = session(speech, Ear(speech.words), SessionOptions(endpointing=chosen))
+
+        assert any(isinstance(event, TurnCheck | TurnEagerEnd) for event in outcome.vad)
+        assert not [e for e in outcome.events if isinstance(e, TurnCheck | TurnEagerEnd)]
+
+
+def test_final_tells_how_much_of_the_turn_was_heard() -> None:
+    speech = Speech.of((5, 2.0), (30, 2.0))
+    outcome = session(speech, Ear(speech.words, window_s=6.0))
+
+    spans = turn_audio(outcome)
+    assert [final.audio_samples for final in outcome.finals] == [b - a for a, b in spans]

@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stt_server.engine.base import EngineInfo, StreamOptions
+from stt_server.engine.base import (
+    EngineInfo,
+    RecognitionStream,
+    SpeculativeStream,
+    StreamOptions,
+)
 from stt_server.engine.fake import WORD_SAMPLES, Script, ScriptedEngine
 from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import (
@@ -27,8 +32,10 @@ from stt_server.events import (
     StreamError,
     StreamEvent,
     Transcript,
+    TurnEagerEnd,
     TurnEnded,
     TurnEndReason,
+    TurnResumed,
     Word,
 )
 from stt_server.metrics import Metrics
@@ -84,6 +91,13 @@ class SecondEngine:
         return Transcript(words, stable=len(words), estimated_times=True)
 
 
+class PlainStream:
+    """A `RecognitionStream` that hears pauses as anything else."""
+
+    def __init__(self, stream: SpeculativeStream) -> None:
+        self.push, self.end_turn, self.close = stream.push, stream.end_turn, stream.close
+
+
 @dataclass
 class Outcome:
     out: list[Timed]
@@ -122,6 +136,7 @@ def play(
     script: Script | None = None,
     options: SessionOptions | None = None,
     window_words: int = 100,
+    speculates: bool = True,
 ) -> Outcome:
     """Give the stage events at their times (seconds); what came out, and when."""
     engine = SecondEngine(calls or Calls(), max_segment_samples=window_words * WORD_SAMPLES)
@@ -131,7 +146,12 @@ def play(
         clock = asyncio.get_running_loop().time
         chosen = options or SessionOptions()
         first = ScriptedEngine(script)
-        streaming = StreamingAsrStage(first.open, chosen, Progress(), clock=clock)
+
+        async def open_stream(options: StreamOptions) -> RecognitionStream:
+            stream = await first.open(options)
+            return stream if speculates else PlainStream(stream)
+
+        streaming = StreamingAsrStage(open_stream, chosen, Progress(), clock=clock)
         stage = TwoPassStage(streaming, engine, chosen, metrics, timeout_s=TIMEOUT_S, clock=clock)
         return [(clock(), event) async for event in stage.run(in_time(events))]
 
@@ -183,6 +203,16 @@ def test_second_pass_that_began_at_the_pause_is_the_final_at_once() -> None:
     assert outcome.finals == [(2.2, "Heard 3 words.")]
     assert outcome.engine.heard == [(0, 3)]
     assert outcome.count("ready") == 1
+
+
+def test_eager_ends_are_not_told_for_the_second_pass_may_write_something_else() -> None:
+    events = turn()
+    events.insert(3, (1.0, TurnEagerEnd(3 * WORD_SAMPLES)))
+    events.insert(4, (1.5, started(3, opens_turn=False)))
+
+    outcome = play(events)
+
+    assert not [e for e in outcome.events if isinstance(e, TurnEagerEnd | TurnResumed)]
 
 
 def test_turn_end_waits_for_a_second_pass_that_is_not_ready() -> None:
@@ -278,20 +308,23 @@ def test_turn_that_was_cut_before_pieces_were_asked_for_keeps_its_streaming_fina
 
 
 QUIET_WORD = [*turn()[:3], (2.0, speech(3, 4)), (2.2, ended(3, TurnEndReason.FLUSH))]
-"""The streaming engine hears a fourth word, behind what the detector calls the end of speech."""
+"""A streaming engine that hears pauses, too, has a fourth word, behind what the detector calls the
+end of speech."""
 
 
 def test_word_that_only_the_streaming_engine_heard_is_heard_again() -> None:
-    outcome = play(QUIET_WORD, Calls(seconds=(0.1, 0.4)))
+    outcome = play(QUIET_WORD, Calls(seconds=(0.1, 0.4)), speculates=False)
 
     assert outcome.engine.heard == [(0, 3), (0, 4)]
     assert outcome.finals == [(2.6, "Heard 4 words.")]
 
 
 def test_word_that_cannot_be_heard_again_in_time_stays_in_the_streaming_final() -> None:
-    assert play(QUIET_WORD, Calls(seconds=(0.1, 9.0))).finals == [(2.9, "the quick brown fox")]
+    late = play(QUIET_WORD, Calls(seconds=(0.1, 9.0)), speculates=False)
+    assert late.finals == [(2.9, "the quick brown fox")]
     # All of the turn is longer than the window.
-    assert play(QUIET_WORD, window_words=3).finals == [(2.2, "the quick brown fox")]
+    long = play(QUIET_WORD, window_words=3, speculates=False)
+    assert long.finals == [(2.2, "the quick brown fox")]
 
 
 def test_options_of_the_session_reach_the_stage() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from math import ceil
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from stt_server.events import (
     SegmentEnded,
     SpeechPaused,
     SpeechStarted,
+    TurnCheck,
     TurnEnded,
     TurnEndReason,
 )
@@ -529,3 +531,47 @@ def test_largest_gap_lies_in_the_second_half(probabilities: list[float], below: 
     cut = largest_gap(probabilities, first=first, below=below)
 
     assert first < cut <= len(probabilities)
+
+
+# Checks of whoever may end the turn before silence does
+
+
+def checks(events: Iterable[EndpointEvent]) -> list[int]:
+    return [event.at for event in events if isinstance(event, TurnCheck)]
+
+
+CHECK = 5
+"""Windows in 160 ms, rounded up."""
+
+
+@pytest.mark.parametrize("detector", ["eou", "smart-turn"])
+def test_a_pause_is_told_again_and_again_for_a_detector(detector: str) -> None:
+    events = events_of([SPEECH, *silence(LARGE_GAP)], detector=detector)
+
+    expected = range(1 + SMALL_GAP + CHECK, 1 + LARGE_GAP, CHECK)
+    assert checks(events) == [at(windows) for windows in expected]
+    assert events[-1] == TurnEnded(at(1), TurnEndReason.SILENCE)
+
+
+@pytest.mark.parametrize("settings", [{}, {"detector": "eou", "mode": "none"}])
+def test_a_pause_is_told_once_where_nobody_else_may_end_the_turn(
+    settings: dict[str, object],
+) -> None:
+    assert checks(events_of([SPEECH, *silence(LARGE_GAP - 1)], **settings)) == []
+
+
+def test_speech_ends_the_checks_and_the_next_pause_starts_them_anew() -> None:
+    pause = silence(SMALL_GAP + CHECK)
+    events = events_of([SPEECH, *pause, SPEECH, *pause], detector="eou")
+
+    assert checks(events) == [at(1 + len(pause)), at(2 + 2 * len(pause))]
+
+
+def test_detector_ends_the_turn_where_speech_stopped() -> None:
+    endpointer = Endpointer(EndpointingSettings())
+    push_all(endpointer, [*speech(3), *silence(SMALL_GAP + 2)])
+
+    ended = endpointer.end_turn(TurnEndReason.TURN_MODEL, confidence=0.7)
+
+    assert ended == [TurnEnded(at(3), TurnEndReason.TURN_MODEL, 0.7)]
+    assert push_all(endpointer, [0.9]) == [SpeechStarted(at(5 + SMALL_GAP), opens_turn=True)]

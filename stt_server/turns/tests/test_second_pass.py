@@ -1,11 +1,13 @@
 """Finals with the words of one recogniser and the times of another."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stt_server.events import Audio, Hypothesis, Transcript, Word
+from stt_server.events import Audio, Hypothesis, Token, Transcript, Word
 from stt_server.turns.second_pass import TurnRecording, second_final
 
 
@@ -52,6 +54,14 @@ def test_words_that_both_heard_have_the_times_of_the_first() -> None:
     ]
     assert not final.estimated_times
     assert (final.text, final.turn, final.is_final) == ("Send the report.", 3, True)
+
+
+def test_audio_heard_is_that_of_the_turn_and_tokens_of_other_words_are_left_out() -> None:
+    first = replace(first_pass("send it"), tokens=(Token(5, 0.9),), audio_samples=32_000)
+
+    final = second_final(first, second_pass("Send it"))
+
+    assert (final.audio_samples, final.tokens) == (32_000, ())
 
 
 def test_confidence_is_that_of_the_second() -> None:

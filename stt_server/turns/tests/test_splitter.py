@@ -1,6 +1,6 @@
 """The splitter over numbered samples: each sample's value is its own position."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,11 @@ from stt_server.events import (
     SegmentEnded,
     SpeechPaused,
     SpeechStarted,
+    TurnCheck,
     TurnEnded,
     TurnEndReason,
 )
-from stt_server.settings import EndpointingMode, EndpointingSettings
+from stt_server.settings import DetectorName, EndpointingMode, EndpointingSettings
 from stt_server.turns.splitter import SplitEvent, TurnSplitter
 
 SPEECH, SILENCE = 0.9, 0.0
@@ -59,9 +60,14 @@ class Feed:
     """Hands a splitter numbered samples, with a probability for each window they complete."""
 
     def __init__(
-        self, probabilities: Sequence[float], settings: EndpointingSettings | None = None
+        self,
+        probabilities: Sequence[float],
+        settings: EndpointingSettings | None = None,
+        *,
+        is_end: Callable[[SplitEvent], bool] = lambda _: False,
     ) -> None:
         self.splitter = TurnSplitter(settings or EndpointingSettings())
+        self.is_end = is_end
         self.events: list[SplitEvent] = []
         self.taken = 0
         self._probabilities = probabilities
@@ -69,7 +75,10 @@ class Feed:
     def take(self, until: int) -> None:
         judged = slice(self.taken // WINDOW_SAMPLES, until // WINDOW_SAMPLES)
         samples = numbered(self.taken, until)
-        self.events += self.splitter.push(samples, self._probabilities[judged])
+        for window in self.splitter.split(samples, self._probabilities[judged]):
+            self.events += window
+            if any(self.is_end(event) for event in window):
+                self.events += self.splitter.yield_floor(TurnEndReason.TURN_MODEL, 0.9)
         self.taken = until
 
     def flush(self) -> None:
@@ -193,6 +202,33 @@ def test_new_thresholds_count_from_the_next_window_on() -> None:
     assert SpeechStarted(windows(1), opens_turn=True) in feed.events
 
 
+def test_turn_that_a_detector_ends_leaves_the_rest_of_the_packet_to_the_next_one() -> None:
+    probabilities = [*[SPEECH] * 5, *[SILENCE] * 12, *[SPEECH] * 5]
+    splitter = TurnSplitter(EndpointingSettings())
+    events: list[SplitEvent] = []
+    for window in splitter.split(numbered(0, windows(22)), probabilities):
+        events += window
+        if any(isinstance(event, SpeechPaused) for event in window):
+            events += splitter.yield_floor(TurnEndReason.TURN_MODEL, 0.8)
+
+    assert joined(events) == [
+        SpeechStarted(0, opens_turn=True),
+        Span(0, windows(15), True),
+        SpeechPaused(windows(5)),
+        TurnEnded(windows(5), TurnEndReason.TURN_MODEL, 0.8),
+        SpeechStarted(windows(17), opens_turn=True),
+        Span(windows(15), windows(22), True),
+    ]
+
+
+def test_floor_is_yielded_once() -> None:
+    feed = Feed([SPEECH] * 6)
+    feed.take(windows(6))
+
+    assert feed.splitter.yield_floor(TurnEndReason.MODEL_EOU, None)
+    assert feed.splitter.yield_floor(TurnEndReason.MODEL_EOU, None) == []
+
+
 # Properties
 
 LEVELS = st.sampled_from([0.0, 0.34, 0.4, 0.5, 0.9])
@@ -203,6 +239,8 @@ MAX_WINDOWS = 250
 def any_settings(draw: st.DrawFn) -> EndpointingSettings:
     return EndpointingSettings(
         mode=draw(st.sampled_from(EndpointingMode)),
+        detector=draw(st.sampled_from(DetectorName)),
+        check_ms=draw(st.integers(32, 200)),
         small_gap_ms=draw(st.integers(64, 400)),
         silence_ms=draw(st.integers(100, 900)),
         min_speech_ms=draw(st.integers(0, 500)),
@@ -219,10 +257,12 @@ class Plan:
     length: int
     flushes: frozenset[int]
     settings: dict[int, EndpointingSettings]
+    patience: int
+    """The higher, the fewer turns a detector ends."""
 
     def run(self, packet_ends: set[int]) -> list[SplitEvent]:
         """All events when the stream comes in packets that end at `packet_ends`."""
-        feed = Feed(self.probabilities, self.settings[0])
+        feed = Feed(self.probabilities, self.settings[0], is_end=self._is_end)
         moments = packet_ends | self.flushes | set(self.settings) | {self.length}
         for moment in sorted(moments):
             feed.take(moment)
@@ -232,6 +272,12 @@ class Plan:
                 feed.flush()
         feed.finish()
         return feed.events
+
+    def _is_end(self, event: SplitEvent) -> bool:
+        """What a detector thinks depends on where the stream is, and on nothing else."""
+        if not isinstance(event, SpeechPaused | TurnCheck):
+            return False
+        return event.at // WINDOW_SAMPLES % self.patience == 0
 
 
 @st.composite
@@ -247,6 +293,7 @@ def any_plan(draw: st.DrawFn, *, reconfigured: bool = True) -> Plan:
         frozenset(moment for moment in draw(st.sets(moments, max_size=3)) if moment <= length),
         {0: draw(any_settings())}
         | {moment: change for moment, change in changes.items() if moment <= length},
+        draw(st.integers(1, 6)),
     )
 
 

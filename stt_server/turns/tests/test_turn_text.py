@@ -2,10 +2,11 @@
 
 from itertools import pairwise
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stt_server.events import Hypothesis, Transcript, Word
+from stt_server.events import Audio, Hypothesis, Token, Transcript, Word
 from stt_server.turns.turn_text import TurnText
 
 WORD_SAMPLES = 1_000
@@ -268,3 +269,43 @@ def test_times_that_are_guesses_stay_marked_until_the_turn_ends() -> None:
     assert interim.estimated_times
     assert final.estimated_times
     assert not next_final.estimated_times
+
+
+def test_words_that_may_be_taken_back_are_shown_but_neither_stable_nor_with_tokens() -> None:
+    text = opened()
+    text.hear(heard("please", stable=1), at=100)
+    transcript = Transcript(words("please send"), stable=2, tokens=(Token(1, 0.5), Token(2, 0.5)))
+
+    interim = text.hear(transcript, at=200, is_lasting=False)
+
+    assert interim is not None
+    assert (interim.stable, interim.unstable, interim.tokens) == ("please", " send", ())
+
+
+def test_final_has_the_tokens_of_all_its_words() -> None:
+    text = opened()
+    text.hear(Transcript(words("please"), tokens=(Token(7, 0.5),)), at=100)
+    text.engine_failed()
+
+    final = text.close(Transcript(words("send"), tokens=(Token(8, 0.5), Token(9, 0.5))), at=200)
+
+    assert [token.id for token in final.tokens] == [7, 8, 9]
+
+
+def test_final_counts_the_audio_of_its_own_turn() -> None:
+    text = opened()
+    text.take(Audio(0, np.zeros(700, dtype=np.float32), speech=True))
+    text.take(Audio(700, np.zeros(300, dtype=np.float32), speech=True))
+    first = text.close(heard("yes"), at=900)
+    text.open(2_000)
+    second = text.close(heard(""), at=2_100)
+
+    assert (first.audio_samples, second.audio_samples) == (1_000, 0)
+
+
+def test_text_of_what_is_heard_now_holds_the_words_kept_from_before_a_failure() -> None:
+    text = opened()
+    text.hear(heard("please"), at=100)
+    text.engine_failed()
+
+    assert text.spell(heard("send it")) == "please send it"

@@ -1,0 +1,1 @@
+"""`stt-bench`: live clients in real time, more and more of them, until a limit is broken."""

@@ -1,0 +1,2 @@
+"""Audio files to words: decoding in processes of their own, cutting at silences, recognising many
+pieces at once beside live sessions. Knows no HTTP."""

@@ -1,0 +1,1 @@
+"""OpenAI's REST interface: transcription of files, and the list of models."""
