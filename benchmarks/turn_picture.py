@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from turn_runs import Point
+from turn_report import Curve, Result
 
 AIM_MS, AIM_PERCENT = 500, 5
 MOST_PERCENT = 45
@@ -18,16 +18,7 @@ COLOURS = {
 }
 
 
-class Drawable(Protocol):
-    """A way to end turns, and all that it can do."""
-
-    label: str
-    points: list[Point]
-
-    def delays(self, point: Point) -> tuple[float, float]: ...
-
-
-def draw(panels: Sequence[tuple[str, Sequence[Drawable]]], path: Path) -> None:
+def draw(results: Sequence[Result], path: Path) -> None:
     """A column for each material: medians above, p95 below. Lines join what no other settings of
     the same kind beat."""
     import matplotlib
@@ -36,18 +27,18 @@ def draw(panels: Sequence[tuple[str, Sequence[Drawable]]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, rows = pyplot.subplots(
-        2, len(panels), figsize=(4.6 * len(panels), 7.2), sharex=True, sharey="row", squeeze=False
+        2, len(results), figsize=(4.6 * len(results), 7.2), sharex=True, sharey="row", squeeze=False
     )
-    for column, (title, curves) in enumerate(panels):
+    for column, result in enumerate(results):
         for row, name in enumerate(("p50", "p95")):
             axes: Any = rows[row][column]
-            for curve in curves:
+            for curve in result.curves:
                 _draw_curve(axes, curve, row)
             axes.axhspan(0, AIM_MS, xmax=AIM_PERCENT / MOST_PERCENT, color="tab:green", alpha=0.15)
             axes.set(xlim=(0, MOST_PERCENT), ylim=(0, 2_100))
             axes.grid(alpha=0.3)
             if row == 0:
-                axes.set_title(title, fontsize=10)
+                axes.set_title(result.title, fontsize=10)
             else:
                 axes.set_xlabel("turns cut off, %")
             if column == 0:
@@ -65,7 +56,7 @@ def draw(panels: Sequence[tuple[str, Sequence[Drawable]]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _draw_curve(axes: Any, curve: Drawable, quantile: int) -> None:
+def _draw_curve(axes: Any, curve: Curve, quantile: int) -> None:
     every = sorted((point.cut_percent, curve.delays(point)[quantile]) for point in curve.points)
     colour = COLOURS[curve.label]
     axes.scatter(*zip(*every, strict=True), s=5, alpha=0.15, color=colour)

@@ -28,6 +28,9 @@ from stt_server.settings import DetectorName, EndpointingSettings
 from stt_server.stages.vad import VadStage
 
 PACKET = 16 * WINDOW_SAMPLES
+AGAIN_MS = 160
+"""Silence after which a detector is asked again, where it is."""
+AGAIN_SAMPLES = AGAIN_MS * SAMPLE_RATE // 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,3 +231,19 @@ async def measure(
     ]
     found = [outcome for outcome in outcomes if outcome is not None]
     return Point(endpointing, found, len(outcomes) - len(found))
+
+
+def separation(clips: Sequence[Heard], name: DetectorName) -> float | None:
+    """How well the detector tells ends of turns from pauses, the first time it is asked in each:
+    the share of pairs in which it is surer at the end, ties by half; None if it was not asked."""
+    ends: list[float] = []
+    pauses: list[float] = []
+    for heard in clips:
+        answers = heard.answers.get(name, {})
+        for (start, end), sureness in answers.items():
+            if sureness is not None and (start, end - AGAIN_SAMPLES) not in answers:
+                (ends if end > heard.clip.end else pauses).append(sureness)
+    if not ends or not pauses:
+        return None
+    surer = np.sign(np.subtract.outer(ends, pauses))
+    return float(surer.mean() / 2 + 0.5)

@@ -8,20 +8,19 @@ model of them) and flite; what is absent is left out. Takes minutes on two cores
 
 import argparse
 import asyncio
-import platform
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from statistics import median
 
 import turn_clips
 import turn_voices
-from report import machine, write_section
+from report import write_section
 from turn_picture import draw
-from turn_runs import Heard, Point, Recorder, decide, hear, measure
+from turn_report import Curve, Result, report
+from turn_runs import AGAIN_MS, Heard, Recorder, decide, hear, measure
 
 from stt_server.engine.base import TurnDetector
 from stt_server.engine.detectors import SideModelDetector
@@ -38,13 +37,14 @@ from stt_server.settings import (
 
 SHARED = Path(__file__).parents[2] / "shared"
 FIRST_MS, BACKSTOP_MS = 200, 1_250
-AGAIN_MS, ONCE_MS = 160, 2_000
-"""Silence after which a detector is asked again; `ONCE_MS` is longer than any pause here."""
-GAPS_MS = (FIRST_MS, FIRST_MS + AGAIN_MS, FIRST_MS + 2 * AGAIN_MS)
-BACKSTOPS_MS = (700, 1_000, BACKSTOP_MS)
-THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98)
+ONCE_MS = 2_000
+"""Silence after which a detector is asked again: longer than any pause here."""
+GAPS_MS = (FIRST_MS, FIRST_MS + AGAIN_MS)
+BACKSTOPS_MS = (1_000, BACKSTOP_MS)
+THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.93, 0.95, 0.97)
+SHOWN_THRESHOLDS = (0.5, 0.9, 0.95)
+SHOWN_SILENCES_MS = (500, 1_000, 1_500)
 SILENCES_MS = range(200, 2_001, 100)
-LIMITS = (5, 10, 20)
 EOU, SMART_TURN = DetectorName.EOU, DetectorName.SMART_TURN
 
 
@@ -56,24 +56,7 @@ class Material:
     heard: list[Heard]
     asks_eou: bool = False
     asks_smart_turn_again: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Everything that one way to end turns can do."""
-
-    label: str
-    points: list[Point]
-    compute_s: float = 0.0
-
-    def best(self, limit_percent: float) -> Point | None:
-        """The soonest one that cuts off no more than `limit_percent` of the turns."""
-        allowed = [point for point in self.points if point.cut_percent <= limit_percent]
-        return min(allowed, key=lambda point: self.delays(point), default=None)
-
-    def delays(self, point: Point) -> tuple[float, float]:
-        """p50 and p95 in ms."""
-        return point.delay_ms(0.5, self.compute_s), point.delay_ms(0.95, self.compute_s)
+    has_curves: bool = True
 
 
 def materials() -> list[Material]:
@@ -81,15 +64,18 @@ def materials() -> list[Material]:
     model = load_silero()
     found: list[Material] = []
     if voices := turn_voices.neural_voices():
-        clips = turn_clips.english(voices)
-        found.append(Material("English, natural voice", hear(clips, model), False, True))
-    if (folder := SHARED / "audio/digits").is_dir():
+        every = hear(turn_clips.english(voices), model)
+        told_apart = [heard for heard in every if heard.clip.kind != turn_clips.IN_A_ROW]
+        found.append(Material("English, natural voice", told_apart, asks_smart_turn_again=True))
         found.append(
-            Material("Digits, recorded word by word", hear(turn_clips.digits(folder), model), True)
+            Material("the same, and sentences in a row", every, asks_smart_turn_again=True)
         )
+    if (folder := SHARED / "audio/digits").is_dir():
+        clips = turn_clips.digits(folder)
+        found.append(Material("Digits, recorded one by one", hear(clips, model), asks_eou=True))
     if voices := turn_voices.flite_voices():
         clips = turn_clips.english(voices)
-        found.append(Material("English, voices of flite", hear(clips, model)))
+        found.append(Material("English, voices of flite", hear(clips, model), has_curves=False))
     return found
 
 
@@ -108,11 +94,12 @@ async def smart_turn() -> AsyncGenerator[SmartTurn | None, None]:
 async def record(
     clips: Sequence[Heard], name: DetectorName, detectors: Sequence[TurnDetector], check_ms: int
 ) -> float:
-    """Have each detector answer in all pauses of clips; gives the median seconds of an answer."""
+    """Have each detector answer in all pauses of the clips in which none has yet; gives the median
+    seconds of an answer."""
     endpointing = EndpointingSettings(
         detector=name, small_gap_ms=FIRST_MS, check_ms=check_ms, silence_ms=BACKSTOP_MS
     )
-    waiting, took_s = list(reversed(clips)), list[float]()
+    waiting, took_s = [heard for heard in clips if name not in heard.answers], list[float]()
 
     async def work(detector: TurnDetector) -> None:
         while waiting:
@@ -122,7 +109,7 @@ async def record(
             took_s.extend(recorder.took_s)
 
     await asyncio.gather(*(work(detector) for detector in detectors))
-    return median(took_s)
+    return median(took_s) if took_s else 0.0
 
 
 async def record_all(found: Sequence[Material]) -> dict[DetectorName, float]:
@@ -130,11 +117,10 @@ async def record_all(found: Sequence[Material]) -> dict[DetectorName, float]:
     took_s: dict[DetectorName, float] = {}
     async with smart_turn() as model:
         if model is not None:
-            took_s[SMART_TURN] = await record(
-                found[0].heard[:12], SMART_TURN, [model.open()], ONCE_MS
-            )
             for material in found:
                 check_ms = AGAIN_MS if material.asks_smart_turn_again else ONCE_MS
+                alone = await record(material.heard[:8], SMART_TURN, [model.open()], check_ms)
+                took_s.setdefault(SMART_TURN, alone)
                 both = [model.open(), model.open()]
                 await record(material.heard, SMART_TURN, both, check_ms)
     checkpoint = SHARED / "models/digits-streaming.nemo"
@@ -153,33 +139,46 @@ async def record_all(found: Sequence[Material]) -> dict[DetectorName, float]:
     return took_s
 
 
-async def curves(material: Material, took_s: dict[DetectorName, float]) -> list[Curve]:
+async def curves(material: Material, took_s: Mapping[DetectorName, float]) -> list[Curve]:
     """Every way to end turns that this material knows, over all settings tried."""
+    if not material.has_curves:
+        return []
     clips = material.heard
     silence = [
         await measure(clips, EndpointingSettings(silence_ms=ms, small_gap_ms=min(ms, FIRST_MS)))
         for ms in SILENCES_MS
     ]
-    found = [Curve("silence", silence)]
-    grid = [*product(GAPS_MS, THRESHOLDS, BACKSTOPS_MS)]
-    has_smart_turn, has_eou = SMART_TURN in took_s, material.asks_eou and EOU in took_s
-    if has_smart_turn:
-        once = [await measure(clips, _asked(*point, ONCE_MS), [SMART_TURN]) for point in grid]
-        found.append(Curve("smart-turn", once, took_s[SMART_TURN]))
-    if has_smart_turn and material.asks_smart_turn_again:
-        again = [await measure(clips, _asked(*point, AGAIN_MS), [SMART_TURN]) for point in grid]
-        found.append(Curve("smart-turn, asked again", again, took_s[SMART_TURN]))
+    plain = tuple(point for point in silence if point.endpointing.silence_ms in SHOWN_SILENCES_MS)
+    found = [Curve("silence", silence, plain)]
+    has_eou = material.asks_eou and EOU in took_s
+    if SMART_TURN in took_s:
+        found.append(await _swept("smart-turn", clips, [SMART_TURN], took_s, check_ms=ONCE_MS))
+    if SMART_TURN in took_s and material.asks_smart_turn_again:
+        found.append(await _swept("smart-turn, asked again", clips, [SMART_TURN], took_s))
     if has_eou:
-        eou = [await measure(clips, _asked(*point, AGAIN_MS), [EOU]) for point in grid]
-        found.append(Curve("eou", eou, took_s[EOU]))
-    if has_eou and has_smart_turn:
+        found.append(await _swept("eou", clips, [EOU], took_s))
+    if has_eou and SMART_TURN in took_s:
         for label, combine in (("eou and smart-turn", min), ("eou or smart-turn", max)):
-            points = [
-                await measure(clips, _asked(*point, AGAIN_MS), [EOU, SMART_TURN], combine)
-                for point in grid
-            ]
-            found.append(Curve(label, points, took_s[EOU] + took_s[SMART_TURN]))
+            found.append(await _swept(label, clips, [EOU, SMART_TURN], took_s, combine))
     return found
+
+
+async def _swept(
+    label: str,
+    clips: Sequence[Heard],
+    names: Sequence[DetectorName],
+    took_s: Mapping[DetectorName, float],
+    combine: Callable[[list[float]], float] = min,
+    *,
+    check_ms: int = AGAIN_MS,
+) -> Curve:
+    points = [
+        await measure(clips, _asked(gap_ms, threshold, backstop_ms, check_ms), names, combine)
+        for gap_ms, threshold, backstop_ms in product(GAPS_MS, THRESHOLDS, BACKSTOPS_MS)
+    ]
+    shown = (_asked(FIRST_MS, each, BACKSTOP_MS, check_ms) for each in SHOWN_THRESHOLDS)
+    chosen = [point for settings in shown for point in points if point.endpointing == settings]
+    return Curve(label, points, tuple(chosen), sum(took_s[name] for name in names))
 
 
 def _asked(gap_ms: int, threshold: float, backstop_ms: int, check_ms: int) -> EndpointingSettings:
@@ -192,92 +191,6 @@ def _asked(gap_ms: int, threshold: float, backstop_ms: int, check_ms: int) -> En
     )
 
 
-REPORT = """\
-## Turn ends (`turns`)
-
-{machine}; Python {python}, onnxruntime {onnxruntime}; `python benchmarks/turns.py`.
-
-Delay: from the true end of speech to the decision, in the audio's own time, plus what a detector's
-answer takes to compute (medians here: {compute}). Cut off: share of the turns that were ended
-before their true end; delays are those of the others. Pauses inside turns: hesitations of
-0.4-1.2 s, between sentences of long turns 0.3-0.8 s. Each cell is the soonest that any settings
-tried reach (silence of 200-2000 ms; detectors: first asked after 200, 360 or 520 ms of silence,
-threshold 0.3-0.98, ended by silence after 700, 1000 or 1250 ms): delay p50 / p95 in ms, chosen on
-the same clips. A detector is asked once in a pause unless it says `asked again` (each 160 ms);
-`eou` always is, for its token may come later.
-
-{tables}
-
-What settings do to each kind of turn: cut off % (delay p50 ms).
-
-{kinds}
-
-![delay against turns cut off](images/turns.png)
-"""
-
-
-def report(found: list[tuple[Material, list[Curve]]], took_s: dict[DetectorName, float]) -> str:
-    return REPORT.format(
-        machine=machine(),
-        python=platform.python_version(),
-        onnxruntime=version("onnxruntime"),
-        compute=", ".join(f"{name} {1_000 * s:.0f} ms" for name, s in took_s.items()) or "none",
-        tables="\n\n".join(_table(material, curves) for material, curves in found),
-        kinds="\n\n".join(_kinds(material, curves) for material, curves in found),
-    )
-
-
-def _table(material: Material, curves: Sequence[Curve]) -> str:
-    heads = [f"at most {limit} % cut off" for limit in LIMITS]
-    rows = [
-        [f"{material.title}: {len(material.heard)} turns", *heads, f"settings for {LIMITS[0]} %"]
-    ]
-    for curve in curves:
-        best = [curve.best(limit) for limit in LIMITS]
-        cells = [
-            "-" if point is None else "{:.0f} / {:.0f}".format(*curve.delays(point))
-            for point in best
-        ]
-        rows.append([curve.label, *cells, "" if best[0] is None else _settings(curve, best[0])])
-    return _markdown(rows)
-
-
-def _settings(curve: Curve, point: Point) -> str:
-    chosen = point.endpointing
-    if curve.label == "silence":
-        return f"silence {chosen.silence_ms} ms"
-    return (
-        f"after {chosen.small_gap_ms} ms, threshold {chosen.turn_threshold}, "
-        f"silence {chosen.silence_ms} ms"
-    )
-
-
-def _kinds(material: Material, curves: Sequence[Curve]) -> str:
-    kinds = list(dict.fromkeys(heard.clip.kind for heard in material.heard))
-    rows = [[material.title, *kinds]]
-    for curve in curves:
-        for point in curve.points:
-            chosen = point.endpointing
-            is_plain = curve.label == "silence" and chosen.silence_ms in (500, 1_000, 1_500)
-            is_asked = chosen.small_gap_ms == FIRST_MS and chosen.silence_ms == BACKSTOP_MS
-            if is_plain or (is_asked and chosen.turn_threshold in (0.5, 0.97)):
-                cells = [_kind(curve, point, kind) for kind in kinds]
-                rows.append([f"{curve.label}, {_settings(curve, point)}", *cells])
-    return _markdown(rows)
-
-
-def _kind(curve: Curve, point: Point, kind: str) -> str:
-    those = [outcome for outcome in point.outcomes if outcome.kind == kind]
-    part = Point(point.endpointing, those, 0)
-    return f"{part.cut_percent:.0f} ({part.delay_ms(0.5, curve.compute_s):.0f})"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    lines = [head, [":---", *("---:" for _ in head[1:])], *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", type=Path, help="document with the section `turns`")
@@ -285,13 +198,15 @@ async def main() -> None:
     arguments = parser.parse_args()
     found = materials()
     took_s = await record_all(found)
-    results = [(material, await curves(material, took_s)) for material in found]
-    text = report(results, took_s)
+    results = [
+        Result(material.title, material.heard, await curves(material, took_s)) for material in found
+    ]
+    text = report(results, took_s, THRESHOLDS)
     print(text)
     if arguments.write:
         write_section(arguments.write, "turns", text)
     if arguments.picture:
-        draw([(material.title, found) for material, found in results], arguments.picture)
+        draw([result for result in results if result.curves], arguments.picture)
 
 
 if __name__ == "__main__":

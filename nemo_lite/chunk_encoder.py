@@ -35,6 +35,15 @@ class Chunk:
         return self.mel.shape[2] // self.factor
 
 
+class EncoderCopy(Protocol):
+    """A copy of one slot's caches; opaque but for its size."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes."""
+        ...
+
+
 class ChunkEncoder(Protocol):
     """Encodes chunks and keeps the caches of a fixed number of slots."""
 
@@ -49,7 +58,7 @@ class ChunkEncoder(Protocol):
         """Make a slot ready for a new stream."""
         ...
 
-    def save(self, slot: int) -> object:
+    def save(self, slot: int) -> EncoderCopy:
         """Copy a slot's caches."""
         ...
 

@@ -26,6 +26,11 @@ class Int8Snapshot:
     subsampling: bytes
     layers: bytes
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes."""
+        return len(self.subsampling) + len(self.layers)
+
 
 class Int8Encoder:
     """The packed weights of one encoder; shared by every batch of streams."""

@@ -31,6 +31,8 @@ from nemo_lite.transcripts import TokenRun, token_runs, transcript
 
 DecoderName = Literal["rnnt", "ctc"]
 
+_KINDS = ("cpu", "cuda", "mps")
+"""Of devices."""
 _CATCH_UP_FRAMES = 256
 """Encoder frames per step when a whole recording is at hand: 20 s bound the memory of attention."""
 _CATCH_UP_SLOTS = 8
@@ -64,7 +66,7 @@ def load(
         UnsupportedError: the dtype or device does not exist here, or not for this model; or it is
             Canary-Qwen, which `CanaryQwen.load` loads.
     """
-    check_format(torch.device(device), dtype)
+    check_format(torch.device(device), dtype, kinds=_KINDS)
     _refuse_others(source)
     checkpoint = read_checkpoint(resolve(source))
     return Model.from_checkpoint(checkpoint, device=device, dtype=dtype, threads=threads)
@@ -96,7 +98,7 @@ class Model:
         stay dependent, and each goes once it was copied, converted or packed.
         """
         device = torch.device(device)
-        check_format(device, dtype)
+        check_format(device, dtype, kinds=_KINDS)
         with torch.device("meta"):
             network = Network(checkpoint.config).eval()
         source = str(checkpoint.source)

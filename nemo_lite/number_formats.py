@@ -9,16 +9,30 @@ from nemo_lite.errors import UnsupportedError
 DtypeName = Literal["float32", "bfloat16", "float16", "int8"]
 
 
-def check_format(device: torch.device, dtype: torch.dtype | str | None) -> None:
+def check_format(
+    device: torch.device,
+    dtype: torch.dtype | str | None,
+    *,
+    kinds: tuple[str, ...] = ("cpu", "cuda"),
+) -> None:
     """Refuse what this machine cannot do, before anything is downloaded or read.
+
+    Args:
+        device: where the model is to run.
+        dtype: what it is to compute in; None = float32.
+        kinds: of devices the model was written for.
 
     Raises:
         UnsupportedError: no such device here, or no such number format there.
     """
-    if device.type not in ("cpu", "cuda"):
-        raise UnsupportedError(f"device {device} is neither cpu nor cuda")
+    if device.type not in kinds:
+        raise UnsupportedError(f"device {device} is none of {', '.join(kinds)}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UnsupportedError("there is no CUDA device")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UnsupportedError("there is no MPS device")
+    if device.type == "mps" and dtype in ("bfloat16", torch.bfloat16):
+        raise UnsupportedError("MPS computes in float32 and float16 alone")
     if dtype != "int8":
         torch_dtype(dtype)
     elif device.type != "cpu":

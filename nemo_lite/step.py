@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nemo_lite.chunk_encoder import Chunk, ChunkEncoder
+from nemo_lite.chunk_encoder import Chunk, ChunkEncoder, EncoderCopy
 from nemo_lite.config import AttentionContext
 from nemo_lite.conformer.subsampling import UNBOUNDED, Bounds
 from nemo_lite.cuda_graphs import exact_convolutions
@@ -56,7 +56,7 @@ class Group:
 class StepSnapshot:
     """The model's state of one stream; opaque."""
 
-    encoder: object
+    encoder: EncoderCopy
     decoder: DecoderSnapshot
 
 

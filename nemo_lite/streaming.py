@@ -28,6 +28,13 @@ class StreamSnapshot:
     model: StepSnapshot
     text: StreamText
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes; a slot takes as much."""
+        return (
+            self.buffer.row.nbytes + self.model.encoder.size_bytes + self.model.decoder.size_bytes
+        )
+
 
 class StreamBatch:
     """Slots for live streams that share every step of the model. Not thread-safe.

@@ -38,6 +38,11 @@ class Metrics:
         self.refusals = Counter(
             "stt_refusals_total", "Connections refused.", ["reason"], registry=self.registry
         )
+        self.resumes = Counter(
+            "stt_resumes_total",
+            "Sessions that went on over a new connection.",
+            registry=self.registry,
+        )
         self.errors = Counter(
             "stt_errors_total", "Errors shown to clients.", ["code"], registry=self.registry
         )

@@ -89,13 +89,15 @@ class NativeEndpoint:
     ) -> None:
         resume = self._service.settings.resume
         tokens, progress = ResumeTokens(identity), Progress()
+        connection = WebSocketTransport(socket)
+        window_s = resume.window_s if connection.can_be_succeeded else 0.0
         try:
-            codec = self._codec(socket, identity, ResumeOffer(tokens.current, resume.window_s))
+            codec = self._codec(socket, identity, ResumeOffer(tokens.current, window_s))
         except InvalidConfig as error:
             await _refuse(socket, error, BadQuery.close_code, "bad URL parameter")
             return
         transport = ResumableTransport(
-            WebSocketTransport(socket),
+            connection,
             identity,
             codec,
             tokens,
@@ -108,7 +110,6 @@ class NativeEndpoint:
             for message in codec.greeting():
                 await transport.send(message)
             await self._service.serve(transport, codec, authenticate, progress=progress)
-            await transport.linger()
         except ClientGone:
             return  # before it was greeted
         finally:
@@ -137,6 +138,7 @@ class NativeEndpoint:
             service.metrics.refusals.labels("resume").inc()
             await _refuse(socket, error, error.close_code, "not resumed")
             return
+        service.metrics.resumes.inc()
         session_id.set(session_of(token))
         await seat.transport.attach(WebSocketTransport(socket), token, comeback)
 

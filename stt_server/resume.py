@@ -139,10 +139,16 @@ class ResumableTransport:
                 raise
 
     async def close(self, code: int, reason: str) -> None:
+        """Say goodbye; a client that may come back is given the time to, and gets all of it."""
         self._closing = code, reason
-        link = self._link
-        await self._pump(link)  # a client that has just come back may not have got everything yet
-        await link.connection.close(code, reason)
+        if not self._codec.resumes:
+            await self._link.connection.close(code, reason)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._window_s):
+                await self._finish(self._link)
+                while not await self._has_read_all():
+                    await self._next_link(self._link)
 
     def admit(self, token: str, comeback: Comeback) -> None:
         """Whether a client may go on in this session with `token` and from there.
@@ -175,27 +181,14 @@ class ResumableTransport:
             with suppress(ClientGone):
                 await connection.send(resumed.model_dump_json(by_alias=True))
                 connection.probe(lambda: self._confirm(link))
-        with suppress(ClientGone):
-            await self._pump(link)
-            if self._closing is not None and self._link is link:
-                await connection.close(*self._closing)
+        await self._finish(link)
         await connection.wait_until_lost()
 
-    async def linger(self) -> None:
-        """After the session: see that its client gets everything, as long as it may come back."""
-        if self._closing is None or not self._codec.resumes:
-            return
-        try:
-            async with asyncio.timeout(self._window_s):
-                while not await self._has_read_all():
-                    await self._next_link(self._link)
-        except TimeoutError:
-            self._link.connection.leave(*self._closing)
-
     def release(self) -> None:
-        """Give back the connection of a session that was cut off."""
-        if self._closing is None:
-            self._link.connection.leave(ServerShutdown.close_code, "the session was ended")
+        """Give back what is left of a session that has ended."""
+        if self._closing is None or self._codec.resumes:
+            code, reason = self._closing or (ServerShutdown.close_code, "the session was ended")
+            self._link.connection.leave(code, reason)
 
     def _confirm(self, link: _Link) -> None:
         if self._link is link:
@@ -212,6 +205,13 @@ class ResumableTransport:
     async def _next_link(self, link: _Link) -> None:
         while self._link is link:
             await self._attached.wait()
+
+    async def _finish(self, link: _Link) -> None:
+        """Send what is to be sent over `link`, the goodbye too if it is time for that."""
+        with suppress(ClientGone):
+            await self._pump(link)
+            if self._closing is not None and self._link is link:
+                await link.connection.close(*self._closing)
 
     async def _pump(self, link: _Link) -> None:
         """Send what `link` has not been given yet."""

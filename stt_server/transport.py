@@ -183,9 +183,14 @@ class WebSocketTransport:
         return self._connection.lost_at if self._connection is not None else 0.0
 
     @property
+    def can_be_succeeded(self) -> bool:
+        """Its end can be told from its loss: not so under other web servers."""
+        return self._connection is not None
+
+    @property
     def may_return(self) -> bool:
         if self._connection is None:
-            return False  # another server's connection does not tell
+            return False
         closing = self._connection.conn
         frames = [frame for frame in (closing.close_rcvd, closing.close_sent) if frame is not None]
         return not any(frame.code in ON_PURPOSE for frame in frames)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -47,7 +47,7 @@ async def assert_alive(client: NativeClient) -> None:
     await client.send_frames(yes_and_pause())
     await client.receive_until(is_final)
     words = client.finals[already].split()
-    assert 6 <= len(words) <= 8
+    assert 2 <= len(words) <= 4
 
 
 BAD_TEXT: list[tuple[str, str, str]] = [
@@ -374,30 +374,41 @@ async def test_flood_does_not_lose_what_was_said_before(server: ServerProcess) -
     assert len(client.finals) == 1
 
 
+@pytest.fixture(scope="module")
+def deserted() -> Iterator[ServerProcess]:
+    """A server whose clients all vanish: its log is of them alone."""
+    with run_server() as process:
+        yield process
+
+
 @pytest.mark.parametrize("goodbye", ["reset", "half-closed", "close frame"])
-async def test_client_that_vanishes_in_a_word_leaves_nothing(goodbye: str) -> None:
-    with run_server() as server:
+async def test_client_that_vanishes_in_a_word_leaves_nothing(
+    deserted: ServerProcess, goodbye: str
+) -> None:
+    def talk() -> None:
+        with raw_peer(deserted.address) as peer:
+            peer.upgrade()
+            peer.send(frame(BINARY, pcm("demo")[:100_000]))
+            peer.receive()
+            if goodbye == "reset":
+                peer.reset()
+            elif goodbye == "half-closed":
+                peer.socket.shutdown(1)
+                peer.read_to_end()
+            else:
+                peer.send(frame(8, b"\x03\xe8"))
+                peer.read_to_end()
 
-        def talk() -> None:
-            with raw_peer(server.address) as peer:
-                peer.upgrade()
-                peer.send(frame(BINARY, pcm("demo")[:100_000]))
-                peer.receive()
-                if goodbye == "reset":
-                    peer.reset()
-                elif goodbye == "half-closed":
-                    peer.socket.shutdown(1)
-                    peer.read_to_end()
-                else:
-                    peer.send(frame(8, b"\x03\xe8"))
-                    peer.read_to_end()
+    def closed() -> list[Json]:
+        return [event for event in deserted.events if event["event"] == "session.closed"]
 
-        await asyncio.to_thread(talk)
-        wait_until(lambda: server.open_sessions() == 0, what="session gone", timeout_s=2.0)
-        assert server.active_sessions() == 0
-        closed = server.wait_for_event("session.closed", timeout_s=2.0)
-        assert closed["reason"] == "disconnect"
-        assert not [event for event in server.events if event["level"] in ("WARNING", "ERROR")]
+    before = len(closed())
+    await asyncio.to_thread(talk)
+    wait_until(lambda: deserted.open_sessions() == 0, what="session gone", timeout_s=2.0)
+    assert deserted.active_sessions() == 0
+    wait_until(lambda: len(closed()) > before, what="session closed", timeout_s=2.0)
+    assert closed()[-1]["reason"] == "disconnect"
+    assert not [event for event in deserted.events if event["level"] in ("WARNING", "ERROR")]
 
 
 FLOODS = {
@@ -490,6 +501,6 @@ async def test_six_minutes_at_once(server: ServerProcess, neighbour: None) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-async def test_an_hour_at_once(server: ServerProcess) -> None:
-    await burst(server, 60)
+async def test_a_quarter_of_an_hour_at_once(server: ServerProcess) -> None:
+    """Three times as much as the server takes before it stops reading."""
+    await burst(server, 15)

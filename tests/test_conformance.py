@@ -299,13 +299,15 @@ async def test_server_that_ends_sends_what_was_said_first(face: Face) -> None:
         assert "Traceback" not in place.server.stderr
 
 
-@every_face
-async def test_idle_session_is_ended_with_its_reason(face: Face) -> None:
-    with start("--limits-idle-timeout-s=1") as place:
+async def test_idle_sessions_are_ended_with_their_reason() -> None:
+    async def be_idle(place: Place, face: Face) -> None:
         async with place.open(face) as client:
             messages = await client.receive_all()
-        assert messages[-1]["code"] == "IDLE_TIMEOUT"
+        assert messages[-1]["code"] == "IDLE_TIMEOUT", face
         assert client.wire.close_code in (4408, None)
+
+    with start("--limits-idle-timeout-s=1") as place:
+        await asyncio.gather(*(be_idle(place, face) for face in FACES))
 
 
 # Our own client

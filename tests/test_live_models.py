@@ -40,7 +40,8 @@ async def test_as_many_words_are_right_as_in_whole_files(digits: ServerProcess) 
     """Cutting silence away changes what the model hears, but not how well."""
     manifest = [json.loads(line) for line in (AUDIO / "manifest.jsonl").read_text().splitlines()]
     offline = json.loads((MODEL.parent / "digits-expected.json").read_text())["files"]
-    places = asyncio.Semaphore(4)
+    # What was measured is less on a busy machine.
+    places = asyncio.Semaphore(min(4, digits.get("/health").json()["max_sessions"]))
 
     async def heard(name: str) -> str:
         async with places:
@@ -61,7 +62,7 @@ async def test_as_many_words_are_right_as_in_whole_files(digits: ServerProcess) 
 
 async def test_capacity_is_measured_and_lookaheads_are_told(digits: ServerProcess) -> None:
     ready = digits.wait_for_event("engine.ready")
-    assert ready["streams"] >= 2
+    assert ready["streams"] == digits.get("/health").json()["max_sessions"]
     assert ready["lookahead_ms"] == LOOKAHEAD_MS
 
 

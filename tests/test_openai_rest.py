@@ -1,34 +1,35 @@
 """OpenAI's REST interface with OpenAI's own client, and with what that would never send."""
 
-import asyncio
 import json
-import os
-import signal
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import openai
-import psutil
 import pytest
 from openai.types.audio import TranscriptionVerbose
 
 from stt_server.files.tests.media import KINDS, encoded
 from tests.server import ServerProcess, run_server, wait_until, with_engine
-from tests.speech import FOLDER, clip, pcm, silence
-from tests.wire import is_final, open_client
+from tests.speech import clip, silence
+from tests.uploads import (
+    PATH,
+    SHORT,
+    SOUND,
+    TURNS,
+    async_sdk,
+    error_of,
+    post,
+    request_head,
+    sdk,
+    stream_error,
+    transcribed,
+    upload,
+)
 
-TURNS = "conversation-doctor"
-SOUND = (FOLDER / f"{TURNS}.flac").read_bytes()
-SHORT = (FOLDER / "yes.flac").read_bytes()
-PATH = "/v1/audio/transcriptions"
 KEY = "sk-rest"
-SLOW = with_engine("ScriptedEngine(Script(step_s=0.3), capacity=4)")
-"""Takes a third of a second for each second of speech."""
 FAILING = with_engine(
     "ScriptedSegmentEngine(failing_calls=frozenset(range(99)))",
     before="""
@@ -43,58 +44,6 @@ def strict() -> Iterator[ServerProcess]:
     flags = ("--uploads-max-mb=1", "--uploads-max-audio-s=30", "--uploads-receive-s=2")
     with run_server(f"--auth-api-keys={KEY}", "--auth-metrics=open", *flags) as process:
         yield process
-
-
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that needs a while and takes two requests at a time."""
-    folder = tmp_path_factory.mktemp("uploads")
-    with run_server(
-        "--uploads-max-requests=2", command=SLOW, env={"TMPDIR": str(folder)}
-    ) as process:
-        yield process
-        assert not list(folder.glob("stt-upload-*"))
-
-
-@contextmanager
-def sdk(server: ServerProcess, *, key: str = "unused") -> Iterator[openai.OpenAI]:
-    with httpx.Client(trust_env=False) as http:
-        yield openai.OpenAI(
-            base_url=f"{server.http}/v1", api_key=key, max_retries=0, timeout=60, http_client=http
-        )
-
-
-@asynccontextmanager
-async def async_sdk(server: ServerProcess) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with httpx.AsyncClient(trust_env=False) as http:
-        yield openai.AsyncOpenAI(
-            base_url=f"{server.http}/v1",
-            api_key="unused",
-            max_retries=0,
-            timeout=60,
-            http_client=http,
-        )
-
-
-def post(server: ServerProcess, **arguments: Any) -> httpx.Response:
-    return httpx.post(server.http + PATH, timeout=60, trust_env=False, **arguments)
-
-
-def upload(data: bytes = SOUND) -> dict[str, Any]:
-    return {"file": ("upload", data, "application/octet-stream")}
-
-
-def requests_open(server: ServerProcess) -> float:
-    lines = server.get("/metrics").text.splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("stt_file_requests "))
-
-
-def error_of(answer: httpx.Response) -> dict[str, Any]:
-    error = answer.json()["error"]
-    assert list(answer.json()) == ["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert answer.headers["x-request-id"].startswith("req_")
-    return error
 
 
 # Answers
@@ -173,24 +122,6 @@ def test_sdk_gets_text_as_it_grows(server: ServerProcess) -> None:
     assert "".join(deltas) == whole
     assert [event.type for event in events[len(deltas) :]] == ["transcript.text.done"]
     assert getattr(events[-1], "text", None) == whole
-
-
-async def test_text_comes_while_the_file_is_still_being_worked_on(slow: ServerProcess) -> None:
-    before = len(transcribed(slow))
-    async with async_sdk(slow) as client:
-        stream = await client.audio.transcriptions.create(file=SOUND, model="any", stream=True)
-        async with stream:
-            first = await anext(aiter(stream))
-            assert first.type == "transcript.text.delta"
-            assert len(transcribed(slow)) == before
-            assert [event.type async for event in stream][-1] == "transcript.text.done"
-    await asyncio.to_thread(
-        wait_until, lambda: len(transcribed(slow)) > before, what="the request's last line"
-    )
-
-
-def transcribed(server: ServerProcess) -> list[dict[str, Any]]:
-    return [event for event in server.events if event["event"] == "file.transcribed"]
 
 
 def test_events_are_written_as_clients_read_them(server: ServerProcess) -> None:
@@ -348,134 +279,11 @@ def test_a_failing_recogniser_is_an_error_of_the_server() -> None:
         assert stream_error(stream).code == "internal_error"
 
 
-def test_a_decoder_that_dies_is_an_error_of_the_file(slow: ServerProcess) -> None:
-    with sdk(slow) as client:
-        stream = client.audio.transcriptions.create(file=long_sound(), model="any", stream=True)
-        next(iter(stream))
-        kill_decoders(slow)
-        assert stream_error(stream).code == "invalid_audio"
-        assert client.audio.transcriptions.create(file=SHORT, model="any").text
-
-
-def stream_error(stream: Iterable[object]) -> openai.APIError:
-    """What a stream raises in the end."""
-    with pytest.raises(openai.APIError) as caught:
-        list(stream)
-    return caught.value
-
-
-def long_sound() -> bytes:
-    """Far more than is read ahead of the recogniser."""
-    return encoded(np.tile(clip(TURNS), 12), KINDS["flac"])
-
-
-def kill_decoders(server: ServerProcess) -> None:
-    for child in server.usage().children():
-        if any("decoder_worker" in argument for argument in child.cmdline()):
-            os.kill(child.pid, signal.SIGSEGV)
-
-
-# Clients that come and go
-
-
 def test_an_upload_that_does_not_end_is_given_up(strict: ServerProcess) -> None:
     with socket.create_connection(strict.address) as peer:
         peer.settimeout(20)
         peer.sendall(request_head(1_000, key=KEY) + b"--b\r\n")
         assert peer.recv(65_536).startswith(b"HTTP/1.1 408 ")
-
-
-def test_a_client_that_leaves_in_mid_upload_leaves_nothing(slow: ServerProcess) -> None:
-    with socket.create_connection(slow.address) as peer:
-        peer.sendall(request_head(10_000_000) + file_head() + bytes(3_000_000))
-        wait_until(lambda: requests_open(slow) == 1, what="the request")
-    wait_until(lambda: requests_open(slow) == 0, what="the end of the request")
-
-
-def test_a_client_that_leaves_takes_its_work_along(slow: ServerProcess) -> None:
-    body = file_head() + long_sound() + b"\r\n--b--\r\n"
-    for stream in (b"", stream_part()):
-        with socket.create_connection(slow.address) as peer:
-            peer.sendall(request_head(len(stream + body)) + stream + body)
-            wait_until(lambda: requests_open(slow) == 1, what="the request")
-            if stream:
-                assert b"200 OK" in peer.recv(1_000)
-        wait_until(lambda: requests_open(slow) == 0, what="the end of the request")
-
-
-def request_head(length: int, *, key: str = "unused") -> bytes:
-    return (
-        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
-        f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {length}\r\n\r\n"
-    ).encode()
-
-
-def file_head() -> bytes:
-    return b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
-
-
-def stream_part() -> bytes:
-    return b'--b\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n'
-
-
-async def test_more_requests_than_may_wait_are_refused(slow: ServerProcess) -> None:
-    sound = await asyncio.to_thread(long_sound)
-    async with async_sdk(slow) as client:
-        streams = [
-            await client.audio.transcriptions.create(file=sound, model="any", stream=True)
-            for _ in range(2)
-        ]
-        answer = await asyncio.to_thread(post, slow, files=upload(SHORT))
-        assert answer.status_code == 503
-        assert answer.headers["retry-after"] == "1"
-        assert error_of(answer)["code"] == "overloaded"
-        for stream in streams:
-            await stream.close()
-    await asyncio.to_thread(wait_until, lambda: requests_open(slow) == 0, what="the end")
-
-
-async def test_live_sessions_keep_their_places(slow: ServerProcess) -> None:
-    """The engine has four; a file that took some of them gives them back."""
-    async with async_sdk(slow) as client:
-        stream = await client.audio.transcriptions.create(
-            file=await asyncio.to_thread(long_sound), model="any", stream=True
-        )
-        await anext(aiter(stream))
-        async with asyncio.TaskGroup() as group:
-            live = [group.create_task(final_of_yes(slow)) for _ in range(4)]
-        assert [task.result() for task in live] == ["the quick"] * 4
-        await stream.close()
-
-
-async def final_of_yes(server: ServerProcess) -> str:
-    async with open_client(server.url) as client:
-        await client.send_binary(pcm("yes"))
-        messages = await client.finish()
-    return next(message["text"] for message in messages if is_final(message))
-
-
-def test_what_runs_is_finished_when_the_server_ends() -> None:
-    with run_server(command=SLOW) as server, sdk(server) as client:
-        whole = client.audio.transcriptions.create(file=SOUND, model="any").text
-        stream = client.audio.transcriptions.create(file=SOUND, model="any", stream=True)
-        with stream:
-            events = iter(stream)
-            next(events)
-            server.signal(signal.SIGTERM)
-            server.wait_for_event("server.draining")
-            assert post(server, files=upload(SHORT)).status_code == 503
-            *_, last = events
-        assert getattr(last, "text", None) == whole
-        assert server.wait() == 0
-
-
-def test_what_runs_too_long_is_told_when_the_server_ends() -> None:
-    with run_server("--limits-drain-s=0.3", command=SLOW) as server, sdk(server) as client:
-        stream = client.audio.transcriptions.create(file=long_sound(), model="any", stream=True)
-        next(iter(stream))
-        server.signal(signal.SIGTERM)
-        assert stream_error(stream).code == "overloaded"
-        assert server.wait() == 0
 
 
 # Models, origins
@@ -531,18 +339,6 @@ def test_browsers_may_ask_before_they_send_a_key(strict: ServerProcess) -> None:
     assert preflight("https://elsewhere.example").status_code == 403
 
 
-def test_a_flood_of_bad_files_leaves_nothing(slow: ServerProcess) -> None:
-    post(slow, files=upload(SHORT))
-    usage = psutil.Process(slow.pid)
-    files, threads = usage.num_fds(), usage.num_threads()
-    for index in range(20):
-        assert post(slow, files=upload(SHORT[: 100 * index])).status_code == 400
-    assert post(slow, files=upload(SHORT)).status_code == 200
-    wait_until(lambda: usage.num_fds() <= files + 4, what="files closed")
-    assert usage.num_threads() <= threads + 2
-    assert not [event for event in slow.events if event["level"] == "ERROR"]
-
-
 def test_logs_say_how_long_it_took_and_nothing_of_what_was_said(server: ServerProcess) -> None:
     with sdk(server) as client:
         found = client.audio.transcriptions.with_raw_response.create(file=SHORT, model="any")
@@ -557,7 +353,3 @@ def test_logs_say_how_long_it_took_and_nothing_of_what_was_said(server: ServerPr
     assert event is not None
     assert {"audio_s", "bytes", "took_s", "streamed"} <= set(event)
     assert "quick" not in json.dumps(event)
-
-
-SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
-MODEL = SHARED / "models/digits-streaming.nemo"

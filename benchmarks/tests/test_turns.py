@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import turn_clips
 from turn_clips import HESITATION_S, LEAD_S, Clip, digits, english
-from turn_runs import Heard, Outcome, Point, Recorder, decide, measure
+from turn_report import Curve
+from turn_runs import AGAIN_SAMPLES, Heard, Outcome, Point, Recorder, decide, measure, separation
 from turn_voices import Voice
-from turns import Curve
 
 from stt_server.events import SAMPLE_RATE, WINDOW_SAMPLES, Audio, Samples, TurnEndReason
 from stt_server.settings import DetectorName, EndpointingSettings
@@ -81,7 +81,13 @@ def test_a_speaker_stops_where_the_text_says_for_as_long_as_a_hesitation_takes()
 def test_there_are_clips_of_every_kind_and_each_is_whole_windows() -> None:
     clips = english([Voice(say, Aligner())])
 
-    assert {clip.kind for clip in clips} == {"sentence", "hesitant", "one word", "long"}
+    assert {clip.kind for clip in clips} == {
+        "sentence",
+        "hesitant",
+        "one word",
+        "long",
+        "in a row",
+    }
     assert all(len(clip.samples) % WINDOW_SAMPLES == 0 for clip in clips)
     assert all(len(loud_runs(clip)) == 1 for clip in clips if clip.kind == "one word")
 
@@ -197,10 +203,10 @@ def point(cut: int, delay_s: float) -> Point:
 
 def test_the_best_settings_are_the_soonest_of_those_that_cut_off_few_enough() -> None:
     soon, slow, slower = point(5, 0.2), point(1, 0.9), point(0, 1.5)
-    curve = Curve("silence", [soon, slow, slower])
+    curve = Curve("silence", [soon, slow, slower], ())
 
     assert [curve.best(limit) for limit in (60, 20, 5)] == [soon, slow, slower]
-    assert Curve("silence", [soon]).best(5) is None
+    assert Curve("silence", [soon], ()).best(5) is None
 
 
 def test_cut_turns_have_no_delay_and_answers_of_detectors_cost_time() -> None:
@@ -214,3 +220,15 @@ def test_cut_turns_have_no_delay_and_answers_of_detectors_cost_time() -> None:
     assert measured.cut_percent == pytest.approx(100 / 3)
     assert measured.delay_ms(0.0, 0.1) == pytest.approx(400)
     assert measured.delay_ms(1.0, 0.1) == pytest.approx(1_500)
+
+
+def test_only_the_first_answer_in_a_pause_tells_ends_and_pauses_apart() -> None:
+    heard = scripted(0.5, 1.0, 0.7, 1.0)
+    end = heard.clip.end
+    first, later = (0, end - 20_000), (0, end - 20_000 + AGAIN_SAMPLES)
+    heard.answers[SMART_TURN] = {first: 0.4, later: 0.99, (0, end + 4_000): 0.6}
+
+    assert separation([heard], SMART_TURN) == 1.0
+    heard.answers[SMART_TURN][first] = 0.6
+    assert separation([heard], SMART_TURN) == 0.5
+    assert separation([heard], DetectorName.EOU) is None

@@ -16,6 +16,11 @@ class EncoderSnapshot:
 
     tensors: tuple[Tensor, ...]
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
 
 class EncoderCache:
     """Caches of `slots` streams.

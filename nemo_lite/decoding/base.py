@@ -51,6 +51,11 @@ class DecoderSnapshot:
 
     tensors: Mapping[str, Tensor]
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
 
 class DecoderState:
     """Decoder state of several streams: tensors with a leading slot dimension, advanced in place.

@@ -358,3 +358,26 @@ def test_half_precision_gives_nearly_nemos_tokens(
 ) -> None:
     for expected, found in golden_streams(name, device, dtype):
         assert differing([expected], [found]) < 0.1
+
+
+@on_every_device
+def test_a_decoder_forgets_in_both_kinds_of_step(device: str) -> None:
+    network = random_network().to(device)
+    samples = noise(3, seed=6)
+    found: list[tuple[list[int], float]] = []
+    for make, resets in ((eager, True), (graphed, True), (graphed, False)):
+        batch = streams_of(network, make(network, 3), 3)
+        slot = batch.open(lookahead=1)
+        batch.push(slot, samples[:30_000])
+        drain(batch)
+        batch.forget(slot)
+        if resets:
+            batch.reset_decoder(slot)
+        batch.push(slot, samples[30_000:])
+        batch.finish(slot)
+        drain(batch)
+        transcript = batch.transcript(slot)
+        found.append((list(transcript.token_ids), transcript.token_confidences[0]))
+    assert differing([found[0][0]], [found[1][0]]) <= rounding(device)
+    assert found[0][1] == pytest.approx(found[1][1], abs=1e-5 if device == "cpu" else 1e-2)
+    assert abs(found[1][1] - found[2][1]) > 1e-3

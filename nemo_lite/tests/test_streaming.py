@@ -456,3 +456,48 @@ def test_what_transcribe_cannot_take_is_an_error() -> None:
         model.transcribe(__file__)
     with pytest.raises(UnsupportedError, match="CTC"):
         model.transcribe(noise(1), decoder="CTC")  # type: ignore[arg-type]
+
+
+def test_what_a_finished_copy_told_is_not_told_again() -> None:
+    model = tiny_model()
+    samples = noise(4, seed=3)
+    batch = model.streams(1)
+    slot = batch.open(lookahead=6)
+    batch.push(slot, samples[:30_000])
+    drain(batch)
+    moment = batch.snapshot(slot)
+    batch.finish(slot)
+    assert not batch.has_ended(slot)
+    drain(batch)
+    assert batch.has_ended(slot)
+    told = batch.transcript(slot)
+    batch.restore(slot, moment)
+    batch.forget(slot, undecoded=True)
+    batch.push(slot, samples[30_000:])
+    batch.finish(slot)
+    updates = drain(batch)
+    rest = batch.transcript(slot)
+    whole = model.transcribe(samples, lookahead=6)[0]
+    count = len(rest.token_ids)
+    assert 0 < count < len(whole.token_ids)
+    assert rest.token_ids == whole.token_ids[-count:]
+    assert rest.token_times == whole.token_times[-count:]
+    assert told.token_times[-1] < rest.token_times[0]
+    # Of the whole recording nothing is between what was told and what came after.
+    assert whole.token_times[-count - 1] <= told.token_times[-1]
+    assert tuple(token for update in updates for token in update.token_ids) == rest.token_ids
+
+
+@pytest.mark.parametrize("lookahead", LOOKAHEADS)
+def test_a_stream_with_a_chunk_is_in_the_next_step(lookahead: int) -> None:
+    batch = tiny_model().streams(2)
+    slot, other = batch.open(lookahead=lookahead), batch.open(lookahead=lookahead)
+    batch.push(other, noise(2.5))
+    for size in (500, 700, 1_280, 5_000, 18_000):
+        batch.push(slot, noise(2)[:size])
+        while batch.has_chunk(slot):
+            before = batch.decoded_samples(slot)
+            batch.step()
+            assert batch.decoded_samples(slot) > before
+        drain(batch)
+        assert not batch.has_chunk(slot)

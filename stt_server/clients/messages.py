@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast, get_args
+from typing import Any, Self, TypeAlias, cast, get_args
 
 from pydantic import TypeAdapter
 
@@ -20,6 +20,18 @@ class Numbers(WireModel):
 
     message_id: int | None = None
     ack_samples: int | None = None
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Those of one message.
+
+        Raises:
+            UnreadableMessage: they are no numbers.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValueError as error:
+            raise UnreadableMessage("the server sent a message that cannot be read") from error
 
 
 @dataclass(frozen=True, slots=True)

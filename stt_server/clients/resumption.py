@@ -62,6 +62,15 @@ class Resumption:
 
     def take(self, text: str, message: ServerMessage) -> bool:
         """Learn from a message; whether it is one that has not come before."""
+        numbers = Numbers.of(text)
+        if numbers.ack_samples is not None:
+            self._window.acknowledge(numbers.ack_samples * self._frame_bytes)
+            if not self.is_repeating:
+                self.kept.acknowledge(numbers.ack_samples)
+        if numbers.message_id is not None:
+            if numbers.message_id < self._received:
+                return False
+            self._received = numbers.message_id + 1
         match message:
             case ReadyMessage(resume_token=str(token), resume_window_s=float(window_s)):
                 self._token, self.window_s = token, window_s
@@ -69,16 +78,7 @@ class Resumption:
                 self._token = token
             case _:
                 pass
-        numbers = Numbers.model_validate_json(text)
-        if numbers.ack_samples is not None:
-            self._window.acknowledge(numbers.ack_samples * self._frame_bytes)
-            if not self.is_repeating:
-                self.kept.acknowledge(numbers.ack_samples)
-        if numbers.message_id is None:
-            return True
-        is_new = numbers.message_id >= self._received
-        self._received = max(self._received, numbers.message_id + 1)
-        return is_new
+        return True
 
 
 class Reconnector:

@@ -88,6 +88,18 @@ class SpeculativeStream(RecognitionStream, Protocol):
         ...
 
 
+@runtime_checkable
+class AnnouncingStream(Protocol):
+    """A stream that finds words between two pushes."""
+
+    on_news: Callable[[], None] | None
+    """Called on the event loop when there is something to `take_news` of."""
+
+    def take_news(self) -> Transcript | None:
+        """What the next `push` would return if it were given nothing."""
+        ...
+
+
 class TurnDetector(Protocol):
     """Judges whether a turn is complete while its speaker pauses. One per session; calls come one
     at a time. None of them raises but for cancellation: who cannot judge says so."""

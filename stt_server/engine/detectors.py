@@ -126,6 +126,7 @@ class Detectors:
         self._default = default
         self.side_model = side_model
         self._smart_turn = smart_turn
+        self._has_smart_turn = False
         self._needs_smart_turn = needs_smart_turn or default is DetectorName.SMART_TURN
 
     @classmethod
@@ -151,8 +152,8 @@ class Detectors:
             return
         try:
             await self._smart_turn.start()
+            self._has_smart_turn = True
         except EngineUnavailable:
-            self._smart_turn = None
             if self._needs_smart_turn:
                 raise
 
@@ -183,6 +184,6 @@ class Detectors:
         openers: dict[DetectorName, Callable[[], TurnDetector]] = {}
         if self.side_model is not None:
             openers[DetectorName.EOU] = partial(SideModelDetector, self.side_model)
-        if self._smart_turn is not None:
+        if self._smart_turn is not None and self._has_smart_turn:
             openers[DetectorName.SMART_TURN] = self._smart_turn.open
         return openers

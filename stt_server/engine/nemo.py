@@ -67,6 +67,11 @@ class NemoEngine:
         """Why nothing can be recognised now; None when all is well."""
         return self._supervisor.fault
 
+    @property
+    def free_places(self) -> int:
+        """How many more streams `open` takes."""
+        return self.info.capacity - len(self._streams) + self._checking
+
     async def start(self) -> None:
         """Load and warm up.
 
@@ -112,7 +117,7 @@ class NemoEngine:
         """
         if self.fault is not None and not self._supervisor.is_restarting:
             raise Overloaded(f"{self.fault}, try again later")
-        if len(self._streams) - self._checking >= self.info.capacity:
+        if self.free_places <= 0:
             raise Overloaded("all places are taken, try again later")
         return self._new_stream(options)
 

@@ -199,6 +199,14 @@ class NemoBatch:
         self._batch.close(slot)
         del self._turns[slot]
 
+    def stream_bytes(self) -> int:
+        """Memory of one stream: its slot, and the copy that there is of it during a pause."""
+        slot = self._batch.open(lookahead=self._default)
+        try:
+            return 2 * self._batch.snapshot(slot).size_bytes
+        finally:
+            self._batch.close(slot)
+
     def fill(self) -> float:
         """Seconds per chunk of sound divided by seconds of a full batch's step, at its slowest."""
         lookahead = self._default

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stt_server.engine.base import EngineUnavailable
@@ -17,6 +18,10 @@ logger = logging.getLogger(__name__)
 MOST_STREAMS = 512
 BUSY_SHARE = 0.8
 """Part of a chunk's time that a step may take: the rest is for bursts and for others."""
+MEMORY_SHARE = 0.8
+"""Part of the free memory that streams may take: the rest is for what steps need meanwhile."""
+LOADED = {"float32": 1.05, "bfloat16": 0.55, "float16": 0.55, "int8": 0.35}
+"""Memory at the peak of loading over the size of a checkpoint in float32, as measured."""
 
 
 class NemoSource:
@@ -28,28 +33,31 @@ class NemoSource:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._model: Model | None = None
-        self._capacity = settings.max_streams
+        self._name = settings.model.value
+        self._capacity: int | None = None
 
     def open(self, is_stopping: Callable[[], bool]) -> LoadedModel:
         """Fetch and load the model if need be, measure how many streams it keeps up with, warm up.
 
         Raises:
-            EngineUnavailable: a package, the device or the checkpoint is missing.
+            EngineUnavailable: a package, the device, memory or the checkpoint is missing.
             nemo_lite.NemoLiteError: the checkpoint cannot be had, read or run here.
         """
         try:
             self._model = self._model or self._load(is_stopping)
         except ImportError as error:
-            name = self._settings.model.value
             raise EngineUnavailable(
-                f"{name} needs {error.name}: pip install 'stt-server[nemo]'"
+                f"{self._name} needs {error.name}: pip install 'stt-server[nemo]'"
             ) from error
+        _enter(self._model)
         if self._capacity is None:
-            self._capacity = capacity(self._batch, most=MOST_STREAMS)
+            room = self._room()
+            wanted = self._settings.max_streams
+            self._capacity = wanted or capacity(self._batch, most=min(room, MOST_STREAMS))
         batch = self._batch(self._capacity + 1)  # one for checks
         batch.warm_up()
         extra = {"streams": self._capacity, "lookahead_ms": batch.lookahead_ms}
-        logger.info("engine.ready", extra={"engine": self._settings.model.value, **extra})
+        logger.info("engine.ready", extra={"engine": self._name, **extra})
         return LoadedModel(batch, self._capacity, batch.lookaheads_ms, batch.marks_turn_ends)
 
     def discard(self) -> None:
@@ -58,19 +66,41 @@ class NemoSource:
 
     def _load(self, is_stopping: Callable[[], bool]) -> "Model":
         import nemo_lite
+        from nemo_lite.salm.memory import available_bytes, release_unused
         from stt_server.engine.downloads import Downloads
-        from stt_server.engine.torch_device import choose_device, choose_dtype
+        from stt_server.engine.torch_device import check_memory, choose_device, choose_dtype
 
         settings = self._settings
         device = choose_device(settings.device)
         dtype = choose_dtype(settings.dtype, device)
         downloads = Downloads(settings.models, is_stopping)
-        path = downloads.checkpoint(settings.nemo.checkpoint or settings.model.value)
+        path = downloads.checkpoint(settings.nemo.checkpoint or self._name)
+        release_unused()  # of the model that failed, if this is another attempt
+        check_memory(
+            self._name, needed=LOADED[dtype] * size_bytes(path), free=available_bytes(device)
+        )
         model = nemo_lite.load(path, device=device, dtype=dtype, threads=settings.nemo.threads)
         if not model.lookaheads:
             raise EngineUnavailable(f"{path.name} is no streaming model")
         logger.info("model.loaded", extra={"device": str(device), "dtype": dtype})
         return model
+
+    def _room(self) -> int:
+        """How many streams there is memory for, at least one.
+
+        Raises:
+            EngineUnavailable: fewer than the settings ask for.
+        """
+        from nemo_lite.salm.memory import available_bytes
+        from stt_server.engine.torch_device import check_memory
+
+        assert self._model is not None
+        each = self._batch(1).stream_bytes()
+        free = MEMORY_SHARE * available_bytes(self._model.device)
+        wanted = self._settings.max_streams or 1
+        what = f"room for {wanted} streams of {self._name}"
+        check_memory(what, needed=each * (wanted + 1), free=free)
+        return max(1, int(free // each) - 1)
 
     def _batch(self, slots: int) -> "NemoBatch":
         from stt_server.engine.nemo_batch import NemoBatch
@@ -84,6 +114,20 @@ class NemoSource:
             decoder=settings.decoder,
             resets_decoder=settings.nemo.decoder_state is DecoderState.RESET,
         )
+
+
+def size_bytes(checkpoint: Path) -> int:
+    """Of a file, or of all files in a folder."""
+    files = [checkpoint, *checkpoint.rglob("*")]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _enter(model: "Model") -> None:
+    """Make the model's GPU the one that this thread uses where none is named."""
+    if model.device.type == "cuda":
+        import torch
+
+        torch.cuda.set_device(model.device.index or 0)
 
 
 class Probe(Protocol):

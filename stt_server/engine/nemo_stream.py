@@ -1,6 +1,7 @@
 """One session's stream as the event loop sees it: a slot of the worker's batch."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -68,7 +69,7 @@ class _Pause:
 
 
 class NemoStream:
-    """A `SpeculativeStream`: one slot of the worker's batch.
+    """A `SpeculativeStream` and `AnnouncingStream`: one slot of the worker's batch.
 
     The audio of turns alone reaches the model, and of a pause only its beginning and end; unless
     it `hears_silence`.
@@ -79,6 +80,7 @@ class NemoStream:
     ) -> None:
         self._engine, self._key, self._options = engine, key, options
         self.hears_silence = hears_silence
+        self.on_news: Callable[[], None] | None = None
         self._opened = self._closed = False
         self._begin()
         self._waiting: tuple[Command, asyncio.Future[Heard]] | None = None
@@ -99,6 +101,9 @@ class NemoStream:
                 self._pause.silence.keep(audio)
                 return None
         await self._send(audio)
+        return self.take_news()
+
+    def take_news(self) -> Transcript | None:
         if self._turn_start is None or self._pause is not None or self._news is None:
             return None
         news, self._news = self._news, None
@@ -173,6 +178,8 @@ class NemoStream:
         """What the worker found; on the event loop."""
         self._decoded, self._news = heard.decoded, heard
         if self._waiting is None:
+            if self.on_news is not None:
+                self.on_news()
             return
         command, answer = self._waiting
         answered = heard.is_answer or (

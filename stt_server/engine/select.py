@@ -1,10 +1,14 @@
 """From settings to the engines that serve them."""
 
 import logging
+from typing import TYPE_CHECKING
 
 from stt_server.engine.auto import resolve_auto
-from stt_server.engine.base import SegmentEngine, StreamingEngine
+from stt_server.engine.base import EngineUnavailable, SegmentEngine, StreamingEngine
 from stt_server.settings import EngineName, FinalModelName, Settings
+
+if TYPE_CHECKING:
+    from stt_server.engine.nemo import NemoEngine
 
 logger = logging.getLogger(__name__)
 
@@ -67,17 +71,55 @@ def _canary_qwen(settings: Settings) -> SegmentEngine:
 
 
 def _nemo(settings: Settings) -> StreamingEngine:
+    if settings.device not in ("auto", "cuda"):
+        return _on_one_device(settings)
+    from stt_server.engine.nemo_pool import NemoPool
+
+    def make() -> list[NemoEngine]:
+        """On every device that the setting stands for."""
+        return [_on_one_device(own) for own in device_settings(settings)]
+
+    return NemoPool(make, _on_one_device(settings).info, gating=settings.nemo.gating)
+
+
+def _on_one_device(settings: Settings) -> "NemoEngine":
     from nemo_lite.registry import find
     from stt_server.engine.nemo import NemoEngine
     from stt_server.engine.nemo_source import MOST_STREAMS, NemoSource
 
     entry = find(settings.model)
-    summary = f"{entry.name} ({entry.description}): live"
     return NemoEngine(
         NemoSource(settings),
         name=entry.name,
-        summary=summary,
+        summary=f"{entry.name} ({entry.description}): live",
         most_streams=settings.max_streams or MOST_STREAMS,
         tick_s=settings.nemo.tick_ms / 1_000,
         gating=settings.nemo.gating,
     )
+
+
+def device_settings(settings: Settings) -> list[Settings]:
+    """For each device that `settings.device` stands for, with its part of `max_streams`.
+
+    Raises:
+        EngineUnavailable: there is no such device, or no torch.
+    """
+    try:
+        from stt_server.engine.torch_device import choose_devices
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"{settings.model.value} needs {error.name}: pip install 'stt-server[nemo]'"
+        ) from error
+
+    devices = choose_devices(settings.device)
+    total, count = settings.max_streams, len(devices)
+    return [
+        settings.model_copy(
+            update={
+                "device": str(device),
+                # The first ones take what is left over.
+                "max_streams": total and max(1, (total + count - 1 - index) // count),
+            }
+        )
+        for index, device in enumerate(devices)
+    ]

@@ -173,6 +173,8 @@ class Supervisor(Generic[T]):
             # One that was only slow comes back, and its memory with it.
             self._stuck = [thread for thread in self._stuck if not thread.ended.is_set()]
             if len(self._stuck) >= MAX_STUCK:
+                if self.is_restarting:
+                    logger.error("engine.given_up", extra={"model": self._name})
                 self.fault = f"{self._name} hangs: restart the server"
                 continue
             self.fault = self._restarting

@@ -29,6 +29,18 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
+def choose_devices(wanted: str) -> list[torch.device]:
+    """All devices of that name: `auto` and `cuda` are every GPU of CUDA there is.
+
+    Raises:
+        EngineUnavailable: this machine has none.
+    """
+    chosen = choose_device(wanted)
+    if str(chosen) == "cuda":
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [chosen]
+
+
 def choose_dtype(wanted: Dtype, device: torch.device) -> DtypeName:
     """What the network computes in: `auto` takes what is fast on the device without other words.
 
@@ -43,7 +55,7 @@ def choose_dtype(wanted: Dtype, device: torch.device) -> DtypeName:
     return "float32"
 
 
-def check_memory(model: str, *, needed: int, free: int) -> None:
+def check_memory(model: str, *, needed: float, free: float) -> None:
     """Refuse what does not fit, before minutes of loading end in a killed process.
 
     Raises:
@@ -52,5 +64,5 @@ def check_memory(model: str, *, needed: int, free: int) -> None:
     if needed > free:
         raise EngineUnavailable(
             f"{model} needs {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free: "
-            "take --dtype int8 (on the CPU), fewer --canary-qwen-slots, or another --device"
+            "take --dtype int8 (on the CPU), fewer streams or slots, or another --device"
         )

@@ -1,7 +1,6 @@
 """Files on their way to words: whose turn it is, what is under way, what comes out in order."""
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Hashable
@@ -24,8 +23,6 @@ PROBE_SAMPLES = 10 * SAMPLE_RATE
 """Decoded before a file counts as good."""
 SHORT_BYTES = 2 * 2**20
 """Files up to this size do not wait for longer ones: they are what agents and phones send."""
-MOST_DECODERS = 4
-"""Unless more are asked for; each takes 130 MB."""
 MOST_AHEAD = 16
 """Pieces of one file that are under way or wait; each takes 2.6 MB at its longest."""
 
@@ -63,7 +60,7 @@ class Files:
         self._recogniser = Recogniser(
             engine, final_engine, admission, parallel=uploads.parallel, clock=time.monotonic
         )
-        count = uploads.decoders or max(2, min(os.cpu_count() or 1, MOST_DECODERS))
+        count = uploads.decoders
         self._decoders = Decoders(count)
         self._short_files = FairLine(lambda: count // 2)
         self._long_files = FairLine(lambda: count - count // 2)

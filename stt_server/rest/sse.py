@@ -15,7 +15,8 @@ DELTA_WORDS = 4
 
 def event(body: dict[str, object]) -> bytes:
     """One event."""
-    return f"data: {json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(',', ':'))}\n\n".encode()
+    text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return f"data: {text}\n\n".encode()
 
 
 def deltas(words: tuple[Word, ...], *, is_first: bool) -> Iterator[bytes]:

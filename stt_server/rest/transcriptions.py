@@ -69,12 +69,15 @@ class Transcriptions:
         try:
             if int(request.headers.get("content-length", 0)) > most + MAX_OTHER_BYTES:
                 raise too_large(f"the file is larger than {uploads.max_mb} MiB")
-            async with received_form(
-                request.stream(),
-                request.headers.get("content-type"),
-                max_file_bytes=most,
-                receive_s=uploads.receive_s,
-            ) as form:
+            async with (
+                aclosing(request.stream()) as chunks,
+                received_form(
+                    chunks,
+                    request.headers.get("content-type"),
+                    max_file_bytes=most,
+                    receive_s=uploads.receive_s,
+                ) as form,
+            ):
                 asked = parse_parameters(form.fields)
                 work = self._transcribe(form, asked, self._owner(request), reply)
                 await _until_gone(request, work)

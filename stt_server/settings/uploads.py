@@ -24,12 +24,11 @@ class UploadSettings(Section):
         ge=1,
         description="Files being received, waiting or transcribed; one more gets 503.",
     )
-    decoders: int | None = Field(
-        default=None,
+    decoders: int = Field(
+        default=4,
         ge=2,
         le=256,
-        description="Files transcribed at once, each with a decoder process; the others wait. "
-        "Default: one per core, 2 to 4.",
+        description="Files transcribed at once, each with a decoder process; the others wait.",
     )
     parallel: int | None = Field(
         default=None,

@@ -1,11 +1,13 @@
 """Audio of turns in, hypotheses out."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
 from stt_server.engine.base import (
+    AnnouncingStream,
     OpenStream,
     RecognitionStream,
     SpeculativeStream,
@@ -27,6 +29,7 @@ from stt_server.events import (
 )
 from stt_server.pipeline import Progress, Stage
 from stt_server.settings import DetectorName, SessionOptions
+from stt_server.stages.recognition import end_tasks, next_event
 from stt_server.stages.verdict import Verdict
 from stt_server.turns.turn_text import TurnText
 
@@ -70,16 +73,56 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
         self._paused: Transcript | None = None
         """The final if the turn ends in the present pause; None while speech goes on."""
         self._told_eager = False
+        self._turn_open = False
 
     async def run(self, inputs: AsyncIterator[StreamEvent]) -> AsyncGenerator[StreamEvent, None]:
+        arriving: asyncio.Task[StreamEvent | None] | None = None
         try:
-            async for event in inputs:
+            while True:
+                if self._listens_between_pushes:
+                    arriving = arriving or asyncio.create_task(next_event(inputs))
+                    for out in await self._overhear(arriving):
+                        yield out
+                    if not arriving.done():
+                        continue
+                event = await (arriving or next_event(inputs))
+                arriving = None
+                if event is None:
+                    return
                 async with aclosing(self._react(event)) as outs:
                     async for out in outs:
                         yield out
         finally:
+            await end_tasks(arriving)
             if self._stream is not None:
                 await self._stream.close()
+
+    @property
+    def _listens_between_pushes(self) -> bool:
+        """Words may be found before the client sends the next packet."""
+        return (
+            self._turn_open and self._paused is None and isinstance(self._stream, AnnouncingStream)
+        )
+
+    async def _overhear(self, arriving: asyncio.Task[StreamEvent | None]) -> list[StreamEvent]:
+        """Wait for the next event or for news of the stream, whichever comes first."""
+        stream = self._stream
+        assert isinstance(stream, AnnouncingStream)
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake(_: object = None) -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        stream.on_news = wake
+        arriving.add_done_callback(wake)
+        try:
+            await woken
+        finally:
+            stream.on_news = None
+            arriving.remove_done_callback(wake)
+        transcript = stream.take_news()
+        return [] if transcript is None else self._interim(transcript, at=self._progress.done)
 
     async def _react(self, event: StreamEvent) -> AsyncGenerator[StreamEvent, None]:
         match event:
@@ -87,6 +130,7 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
                 for out in await self._take(event):
                     yield out
             case SpeechStarted(at=at, opens_turn=True):
+                self._turn_open = True
                 self._text.open(at)
                 await self._leave_outdated_stream()
                 yield event
@@ -214,7 +258,7 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
     async def _close_turn(self, ended: TurnEnded) -> AsyncGenerator[StreamEvent, None]:
         # What hears everything may find words behind the pause.
         paused = None if self._hears_silence else self._paused
-        self._paused, self._told_eager = None, False
+        self._paused, self._told_eager, self._turn_open = None, False, False
         stream = await self._opened()
         if paused is not None:
             yield self._text.close(paused, at=ended.at)

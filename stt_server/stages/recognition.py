@@ -1,10 +1,11 @@
 """One piece of audio that a segment engine is hearing."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from stt_server.events import Audio, Transcript
+from stt_server.events import Audio, StreamEvent, Transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +32,8 @@ async def end_tasks(*tasks: asyncio.Task[Any] | None) -> None:
     for task in ending:
         if not task.cancelled():
             task.exception()
+
+
+async def next_event(inputs: AsyncIterator[StreamEvent]) -> StreamEvent | None:
+    """The next event, None after the last one; to wait for beside something else."""
+    return await anext(inputs, None)

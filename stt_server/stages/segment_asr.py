@@ -22,7 +22,7 @@ from stt_server.events import (
 )
 from stt_server.pipeline import Progress, Stage
 from stt_server.settings import SessionOptions
-from stt_server.stages.recognition import Recognition, end_tasks
+from stt_server.stages.recognition import Recognition, end_tasks, next_event
 from stt_server.turns.segments import OVERLAP_SAMPLES, TurnAudio
 from stt_server.turns.turn_text import TurnText
 
@@ -80,7 +80,7 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
                 if self._recognition is not None:
                     # Reading on stops when more audio waits than should.
                     if arriving is None and not self._turn.is_behind:
-                        arriving = asyncio.create_task(_next(inputs))
+                        arriving = asyncio.create_task(next_event(inputs))
                     waited = [self._recognition.task, *([arriving] if arriving else [])]
                     await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                     if self._recognition.task.done():
@@ -88,7 +88,7 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
                             yield out
                         self._recognise_next()
                         continue
-                event = await (arriving or _next(inputs))
+                event = await (arriving or next_event(inputs))
                 arriving = None
                 if event is None:
                     return
@@ -293,7 +293,3 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
 def _loss(message: str) -> StreamError:
     """Audio of the turn is lost; whatever the engine's reason, the session goes on."""
     return StreamError(TranscriptionError.code, message)
-
-
-async def _next(inputs: AsyncIterator[StreamEvent]) -> StreamEvent | None:
-    return await anext(inputs, None)

@@ -208,3 +208,11 @@ def test_no_request_breaks_the_check(header: str, origin: str, offers: list[str]
 
     assert not one.allows_request({"authorization": header}, {}, offers)
     assert one.allows_origin(f"http://{origin}", "stt.example") in (True, False)
+
+
+def test_a_request_is_its_first_valid_keys() -> None:
+    keys = authenticator("one", "two")
+    assert keys.requester({"api-key": "two"}, {"token": "one"}) == 1
+    assert keys.requester({"api-key": "three"}, {"token": "one"}) == 0
+    assert keys.requester({"api-key": "three"}, {}) is None
+    assert authenticator().requester({"api-key": "three"}, {}) == 0

@@ -81,7 +81,9 @@ class MemoryConnection:
 class Bench:
     """A session's transport, its first connection, and the time."""
 
-    def __init__(self, *, resumes: bool = True, buffer_kib: int = 16) -> None:
+    def __init__(
+        self, *, resumes: bool = True, buffer_kib: int = 16, window_s: float = WINDOW_S
+    ) -> None:
         self.now = 100.0
         self.first = self.connection()
         self.tokens = ResumeTokens("s-1")
@@ -100,7 +102,7 @@ class Bench:
             self.codec,
             self.tokens,
             self.progress,
-            settings=ResumeSettings(window_s=WINDOW_S, buffer_kib=buffer_kib),
+            settings=ResumeSettings(window_s=window_s, buffer_kib=buffer_kib),
             clock=lambda: self.now,
         )
 
@@ -121,6 +123,11 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def send_many(bench: Bench) -> None:
+    for number in range(1_000):
+        await bench.transport.send(FINAL % number)
+
+
 async def test_without_the_wish_to_resume_nothing_is_added() -> None:
     bench = Bench(resumes=False)
     await bench.transport.send(FINAL % "one")
@@ -131,7 +138,8 @@ async def test_without_the_wish_to_resume_nothing_is_added() -> None:
     assert await bench.transport.receive() is None
     with pytest.raises(ClientGone):
         await bench.transport.send(FINAL % "two")
-    await bench.transport.linger()
+    with pytest.raises(ClientGone):
+        await bench.transport.close(1000, "")
 
 
 async def test_messages_wait_for_the_client_and_come_in_order() -> None:
@@ -166,7 +174,9 @@ async def test_new_messages_wait_behind_those_that_are_repeated() -> None:
     assert not second.sent
     assert second.closed is None
     second.writable.set()
-    await asyncio.gather(sending, closing)
+    await sending
+    second.lose(has_read_all=True)
+    await closing
     assert second.texts == ["-", "one", "two"]
     assert second.closed == (1000, "")
 
@@ -233,8 +243,7 @@ async def test_no_more_is_kept_than_there_is_room_for() -> None:
     bench = Bench(buffer_kib=16)
     bench.first.lose()
     with pytest.raises(ClientTooSlow):
-        for number in range(1_000):
-            await bench.transport.send(FINAL % number)
+        await send_many(bench)
     second = bench.connection()
     await bench.attach(second, START)
     assert sum(map(len, second.sent)) < 17 * 1_024
@@ -243,8 +252,7 @@ async def test_no_more_is_kept_than_there_is_room_for() -> None:
 
 async def test_a_long_session_is_no_burden_and_its_client_may_come_back() -> None:
     bench = Bench(buffer_kib=16)
-    for number in range(1_000):
-        await bench.transport.send(FINAL % number)
+    await send_many(bench)
     bench.first.lose()
     with pytest.raises(ResumeFailed, match="not kept"):
         bench.transport.admit(bench.tokens.current, START)
@@ -286,31 +294,27 @@ async def test_an_old_connection_confirms_no_new_token() -> None:
 async def test_the_end_waits_until_the_client_has_read_it() -> None:
     bench = Bench()
     await bench.transport.send(FINAL % "one")
-    await bench.transport.close(1000, "")
-    lingering = asyncio.ensure_future(bench.transport.linger())
+    closing = asyncio.ensure_future(bench.transport.close(1000, ""))
+    await settle()
+    assert bench.first.closed == (1000, "")
     bench.first.lose()
     await settle()
-    assert not lingering.done()
+    assert not closing.done()
     second = bench.connection()
     attached = await bench.attach(second, START)
     assert second.texts == ["-", "one"]
     assert second.closed == (1000, "")
     second.lose(has_read_all=True)
-    await lingering
+    await closing
     await attached
 
 
-async def test_the_end_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench()
-    await bench.transport.close(1000, "")
-    lingering = asyncio.ensure_future(bench.transport.linger())
-    await settle()
-    loop = asyncio.get_running_loop()
-    real = loop.time
-    monkeypatch.setattr(loop, "time", lambda: real() + WINDOW_S + 1)
-    async with asyncio.timeout(None):
-        await lingering
-    assert bench.first.left is not None
+async def test_the_end_does_not_wait_for_ever() -> None:
+    bench = Bench(window_s=0.02)
+    async with asyncio.timeout(10):
+        await bench.transport.close(1000, "bye")
+    bench.transport.release()
+    assert bench.first.left == (1000, "bye")
 
 
 async def test_a_session_that_was_cut_off_gives_its_connection_back() -> None:

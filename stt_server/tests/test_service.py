@@ -8,9 +8,10 @@ from starlette.requests import Request
 
 from stt_server.app import Endpoints
 from stt_server.engine.base import EngineUnavailable
-from stt_server.engine.fake import ScriptedEngine, ScriptedSegmentEngine
+from stt_server.engine.detectors import Detectors
+from stt_server.engine.fake import Script, ScriptedEngine, ScriptedSegmentEngine
 from stt_server.service import Service, State
-from stt_server.settings import EngineName, Settings
+from stt_server.settings import DetectorName, EngineName, Settings
 
 SETTINGS = Settings(model=EngineName.SCRIPTED)
 
@@ -91,3 +92,58 @@ def test_streaming_recogniser_sets_the_capacity(limit: int | None, capacity: int
     service = Service(settings, ScriptedEngine(), ScriptedSegmentEngine())
 
     assert service.admission.capacity == capacity
+
+
+# Ends of turns
+
+SURE = Script(turn_ends={"fox": 0.9})
+
+
+class AllHearingEngine(ScriptedEngine):
+    """Wants the audio between turns, too."""
+
+    hears_silence = True
+
+
+class SideEngine(ScriptedEngine):
+    """Notices its faults by itself."""
+
+    fault: str | None = None
+
+
+def test_what_may_end_turns_is_what_the_models_can_tell() -> None:
+    assert Service(SETTINGS, ScriptedEngine()).detectors == {"silence"}
+    assert Service(SETTINGS, ScriptedEngine(SURE)).detectors == {"silence", "eou"}
+    side = Detectors(DetectorName.SILENCE, side_model=ScriptedEngine(SURE))
+    assert Service(SETTINGS, ScriptedEngine(), detectors=side).detectors == {"silence", "eou"}
+
+
+def test_eager_ends_need_a_model_that_knows_its_finals_ahead() -> None:
+    assert Service(SETTINGS, ScriptedEngine()).is_eager
+    assert not Service(SETTINGS, ScriptedEngine(), ScriptedSegmentEngine()).is_eager
+    assert not Service(SETTINGS, ScriptedSegmentEngine()).is_eager
+    assert not Service(SETTINGS, AllHearingEngine()).is_eager
+
+
+async def test_default_detector_that_is_absent_ends_the_start() -> None:
+    service = Service(SETTINGS, ScriptedEngine(), detectors=Detectors(DetectorName.EOU))
+
+    try:
+        with pytest.raises(EngineUnavailable, match="eou"):
+            await service.load()
+    finally:
+        await service.close()
+    assert service.state is State.FAILED
+
+
+async def test_side_model_at_fault_is_shown_and_keeps_nobody_out() -> None:
+    side = SideEngine(SURE)
+    detectors = Detectors(DetectorName.SILENCE, side_model=side)
+    service = Service(SETTINGS, ScriptedEngine(), detectors=detectors)
+    service.state = State.READY
+    assert (await service.not_ready_reason(), service.degraded_reason) == (None, None)
+
+    side.fault = "it is being restarted"
+
+    assert await service.not_ready_reason() is None
+    assert service.degraded_reason == "scripted: it is being restarted"

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+import pytest
+
 from stt_server.engine.base import RecognitionStream, StreamOptions
 from stt_server.engine.fake import ScriptedEngine
 from stt_server.errors import ServerShutdown
@@ -13,7 +15,7 @@ from stt_server.pipeline import Pipeline, Progress
 from stt_server.protocols.base import Message
 from stt_server.protocols.native import NativeCodec
 from stt_server.protocols.native_config import Abilities
-from stt_server.session import ClientGone, Session, SessionParts
+from stt_server.session import ClientGone, Reattached, Session, SessionParts
 from stt_server.settings import LimitSettings, SessionOptions
 from stt_server.stages.asr import StreamingAsrStage
 from stt_server.stages.sink import SinkStage
@@ -50,7 +52,7 @@ class HungEngine:
 class MemoryTransport:
     """Gives the messages of a list, then waits; keeps what it is sent."""
 
-    def __init__(self, messages: Sequence[Message]) -> None:
+    def __init__(self, messages: Sequence[Message | Reattached]) -> None:
         self._messages = list(messages)
         self.sent: list[Message] = []
         self.closed: tuple[int, str] | None = None
@@ -58,7 +60,7 @@ class MemoryTransport:
         self.pinged_at = 0.0
         self.drained = asyncio.Event()
 
-    async def receive(self) -> Message | None:
+    async def receive(self) -> Message | Reattached | None:
         if self._messages:
             return self._messages.pop(0)
         self.drained.set()
@@ -148,6 +150,36 @@ async def test_a_lost_connection_is_noticed_while_nothing_is_read() -> None:
         await running
 
     assert transport.closed is None
+
+
+async def test_a_client_that_is_away_is_not_blamed_for_half_a_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stt_server.deadlines.SPLIT_SAMPLE_WAIT_S", 0.0)
+    transport = MemoryTransport([b"\0\0\0"])
+    session, _ = session_of(transport, ScriptedEngine())
+    running = asyncio.create_task(session.run())
+    transport.is_detached = True
+    await asyncio.sleep(0.7)  # more than the watchdog waits
+    assert not transport.sent
+    transport.is_detached = False
+    async with asyncio.timeout(10):
+        while not transport.sent:  # noqa: ASYNC110 - a list has no event
+            await asyncio.sleep(0.05)
+    running.cancel()
+    assert "INVALID_AUDIO" in str(transport.sent[0])
+
+
+async def test_a_client_that_is_back_says_again_what_the_session_has() -> None:
+    again = Reattached(SAMPLE_RATE // 2)
+    messages = [SECOND + b"\0", again, SECOND, '{"type":"finish"}']
+    transport = MemoryTransport(messages)
+    session, progress = session_of(transport, ScriptedEngine())
+
+    await session.run()
+
+    assert progress.taken == progress.received == SAMPLE_RATE * 3 // 2
+    assert '"audioSeconds":1.5' in str(transport.sent[-1])
 
 
 async def test_pings_are_answered_while_the_session_finishes() -> None:

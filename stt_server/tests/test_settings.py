@@ -136,6 +136,8 @@ def test_unknown_flag_is_an_error() -> None:
         {"final_model": "pocketsphinx"},
         {"final_timeout_ms": -1},
         {"model": "canary-qwen", "final_model": "canary-qwen"},
+        {"model": "parakeet-eou", "eou_model": "parakeet-eou"},
+        {"eou_model": "nemotron-en"},
         {"endpointing": {"silence_ms": 99}},
         {"endpointing": {"onset": 0.3, "offset": 0.5}},
         {"limits": {"max_sessions": 0}},

@@ -102,3 +102,12 @@ def test_static_shapes_need_no_other_way() -> None:
     assert decoded.tokens.shape == (1, 4)
     assert tokens_of(decoded) == [[(1, 0), (1, 2)]]
     assert done.tolist() == [True]
+
+
+def test_a_decoder_that_forgot_says_a_token_again() -> None:
+    decoder = scripted()
+    state, both = decoder.new_state(2), torch.tensor([0, 1])
+    encoded, lengths = script([2]).expand(2, -1, -1), torch.tensor([1, 1])
+    decoder.decode(encoded, lengths, state, both)
+    state.forget(0)
+    assert tokens_of(decoder.decode(encoded, lengths, state, both)) == [[(2, 1)], []]

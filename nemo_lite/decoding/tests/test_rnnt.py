@@ -275,3 +275,18 @@ def test_shapes_are_checked() -> None:
         decoder.decode(encoded, lengths[:1], state, slots)
     with pytest.raises(ShapeError, match="slots"):
         decoder.decode(encoded, lengths, state, slots.int())
+
+
+@both_kinds
+def test_a_decoder_that_forgot_goes_on_where_it_stood(durations: tuple[int, ...]) -> None:
+    decoder = decoder_of(durations)
+    before, after = noise(21, 40)
+    used, fresh = decoder.new_state(2), decoder.new_state(2)
+    both = torch.tensor([0, 1])
+    decoder.decode(*pad([before, before]), used, both)
+    ahead = int(used["pointer"][0])  # where a duration of the last token leads
+    used.forget(0)
+    forgot, knows = tokens_of(decoder.decode(*pad([after, after]), used, both))
+    first = tokens_of(decoder.decode(*pad([after[ahead:]]), fresh, torch.tensor([0])))[0]
+    assert forgot == [(token, frame + 21 + ahead) for token, frame in first]
+    assert forgot != knows

@@ -50,11 +50,12 @@ def test_every_slot_takes_its_share() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are in other units elsewhere")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
-def test_a_process_takes_what_was_said_within_a_fifth(dtype: DtypeName) -> None:
+@pytest.mark.parametrize(("dtype", "slots"), [("float32", 2), ("bfloat16", 1), ("int8", 2)])
+def test_a_process_takes_what_was_said_within_a_fifth(dtype: DtypeName, slots: int) -> None:
+    """In bfloat16, which most CPUs emulate, one slot must do."""
     if dtype == "int8":
         pytest.importorskip("nemo_lite_cpu")
-    command = [sys.executable, "-m", measure_memory.__name__, dtype, "2"]
+    command = [sys.executable, "-m", measure_memory.__name__, dtype, str(slots)]
     root = Path(__file__).resolve().parents[3]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=root, timeout=250

@@ -45,6 +45,16 @@ class FakeServer:
     answers_finish: bool = True
     closes: bool = True
     """Close after `finished`."""
+    drops_after: int | None = None
+    """Bytes of audio after which the connection is lost, once."""
+    on_resume: list[Json] = field(default_factory=list[Json])
+    """Sent to a client that comes back."""
+    close_resumed_with: tuple[int, str] | None = None
+    """Close then, with this code and reason."""
+    refuse_resume: Response | None = None
+
+    paths: list[str] = field(default_factory=list[str])
+    """What was asked for, connection by connection."""
 
     texts: list[Json] = field(default_factory=list)
     packet_bytes: list[int] = field(default_factory=list)
@@ -78,11 +88,16 @@ class FakeServer:
     def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         self.headers = dict(request.headers.raw_items())
         self.path = request.path
-        return self.refuse
+        self.paths.append(request.path)
+        return self.refuse_resume if "resume_token" in request.path else self.refuse
 
     async def _serve(self, connection: ServerConnection) -> None:
         self._connection = connection
         try:
+            if "resume_token" in self.path:
+                await self._send(*self.on_resume)
+                if self.close_resumed_with is not None:
+                    await connection.close(*self.close_resumed_with)
             async for message in connection:
                 if isinstance(message, bytes):
                     await self._take_audio(message)
@@ -103,6 +118,9 @@ class FakeServer:
         await self._send(*replies)
         if self.close_with is not None:
             await self._connection.close(*self.close_with)
+        if self.drops_after is not None and len(self.audio) >= self.drops_after:
+            self.drops_after = None
+            self._connection.transport.abort()
 
     async def _take_text(self, message: Json) -> None:
         self.texts.append(message)

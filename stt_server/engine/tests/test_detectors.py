@@ -79,6 +79,7 @@ def test_side_model_without_the_token_is_an_error() -> None:
 async def test_smart_turn_is_there_if_it_is_on_the_machine() -> None:
     stub = SmartTurnStub()
     detectors = Detectors(DetectorName.SILENCE, smart_turn=stub)
+    assert detectors.names(PLAIN) == {"silence"}
     await detectors.start()
 
     assert detectors.names(PLAIN) == {"silence", "smart-turn"}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,9 @@ from nemo_lite.tests.tiny import CONFIG, noise, random_network, tiny_model
 from stt_server.engine.nemo_batch import NemoBatch, is_spoken
 from stt_server.engine.nemo_messages import HeardTurn
 from stt_server.events import Samples
+
+# The model is tiny: a second thread costs more than it brings.
+torch.set_num_threads(1)
 
 AUDIO = noise(3, seed=3)
 CUT = 25_600
@@ -74,11 +78,15 @@ def test_a_mark_before_the_last_word_is_withdrawn() -> None:
 
 def test_a_mark_without_a_word_belongs_to_the_turn_before() -> None:
     _, plain = two_turns(tiny_model())
-    marks = dict.fromkeys(ids(plain), "")
-    only = {id: "<EOU>" if id == ids(plain)[0] else f"<0x{id:02X}>" for id in marks}
-    assert two_turns(model_with(only))[1].mark is None or ids(plain)[0] in ids(plain)[1:]
-    batch = NemoBatch(model_with({ids(plain)[0]: "<EOU>"}), slots=1)
-    assert batch.marks_turn_ends
+    wordless = dict.fromkeys(ids(plain), "▁") | {ids(plain)[-1]: "<EOU>"}
+    _, marked = two_turns(model_with(wordless))
+    assert ids(marked) == ids(plain)
+    assert marked.words == ()
+    assert marked.mark is None
+
+
+def test_models_without_the_marker_say_so() -> None:
+    assert NemoBatch(model_with({5: "<EOU>"}), slots=1).marks_turn_ends
     assert not NemoBatch(tiny_model(), slots=1).marks_turn_ends
 
 
@@ -109,8 +117,8 @@ def test_what_is_spoken(piece: str, expected: bool) -> None:
 def test_a_decoder_that_is_reset_goes_on_as_if_nothing_had_been_said() -> None:
     carried, reset = two_turns(tiny_model()), two_turns(tiny_model(), resets=True)
     assert carried[0] == reset[0]
-    assert ids(carried[1]) != ids(reset[1])
     assert len(ids(reset[1])) > 3
+    assert carried[1].tokens[0].confidence != reset[1].tokens[0].confidence
 
 
 @settings(max_examples=20)

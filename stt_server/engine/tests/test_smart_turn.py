@@ -28,6 +28,7 @@ from stt_server.events import SAMPLE_RATE, Audio, Samples, TurnEndReason
 from stt_server.settings import ModelSettings, SmartTurnSettings
 
 SOUNDS = Path(__file__).parents[3] / "tests" / "audio"
+SPEECH = Path(__file__).parents[4] / "shared" / "audio" / "jfk.flac"
 MODEL = find_smart_turn(SmartTurnSettings(), ModelSettings())
 needs_model = pytest.mark.skipif(MODEL is None, reason="smart-turn is not on this machine")
 FILE = "smart-turn-v3.2-cpu.onnx"
@@ -300,7 +301,7 @@ async def test_stopping_answers_those_who_wait() -> None:
 @needs_model
 async def test_a_finished_sentence_is_complete_and_half_of_it_is_not() -> None:
     assert MODEL is not None
-    smart_turn = SmartTurn(SmartTurnSettings(model=MODEL), ModelSettings())
+    smart_turn = SmartTurn(SmartTurnSettings(model=MODEL), ModelSettings(), answer_s=60.0)
     await smart_turn.start()
     samples, _ = soundfile.read(SOUNDS / "demo.flac", dtype="float32")
     question = samples[: round(3.4 * SAMPLE_RATE)]
@@ -316,6 +317,19 @@ async def test_a_finished_sentence_is_complete_and_half_of_it_is_not() -> None:
     assert half is not None
     assert whole is not None
     assert half < 0.5 < whole
+
+
+@needs_model
+@pytest.mark.skipif(not SPEECH.is_file(), reason="../shared/audio is absent")
+def test_a_pause_for_effect_in_recorded_speech_is_no_end() -> None:
+    assert MODEL is not None
+    model = SmartTurnModel(MODEL)
+    samples, _ = soundfile.read(SPEECH, dtype="float32")
+
+    ask_not = model.judge(samples[: round(4.5 * SAMPLE_RATE)])
+    your_country = model.judge(samples[: round(10.75 * SAMPLE_RATE)])
+
+    assert ask_not < 0.5 < your_country
 
 
 @needs_model

@@ -4,9 +4,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from nemo_lite import UnsupportedError  # noqa: E402
+from nemo_lite.number_formats import check_format  # noqa: E402
 from stt_server.engine.base import EngineUnavailable  # noqa: E402
-from stt_server.engine.torch_device import check_memory, choose_device, choose_dtype  # noqa: E402
-from stt_server.settings import Dtype  # noqa: E402
+from stt_server.engine.select import device_settings  # noqa: E402
+from stt_server.engine.torch_device import (  # noqa: E402
+    check_memory,
+    choose_device,
+    choose_devices,
+    choose_dtype,
+)
+from stt_server.settings import Dtype, Settings  # noqa: E402
 
 
 @pytest.fixture
@@ -72,3 +80,44 @@ def test_model_that_does_not_fit_is_refused_with_what_to_do() -> None:
 
     with pytest.raises(EngineUnavailable, match=r"needs 5\.1 GB .* 2\.0 GB are free.*--dtype int8"):
         check_memory("canary-qwen", needed=5_100_000_000, free=2_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "devices"),
+    [
+        (0, "auto", ["cpu"]),
+        (1, "auto", ["cuda:0"]),
+        (3, "cuda", ["cuda:0", "cuda:1", "cuda:2"]),
+        (3, "cuda:1", ["cuda:1"]),
+        (3, "cpu", ["cpu"]),
+    ],
+    indirect=["gpus"],
+)
+def test_without_a_number_all_gpus_are_meant(gpus: int, name: str, devices: list[str]) -> None:
+    assert [str(device) for device in choose_devices(name)] == devices
+
+
+@pytest.mark.parametrize("gpus", [3], indirect=True)
+@pytest.mark.parametrize(
+    ("most", "shares"), [(None, [None] * 3), (9, [3, 3, 3]), (11, [4, 4, 3]), (1, [1, 1, 1])]
+)
+def test_streams_are_shared_out_between_devices(
+    gpus: int, most: int | None, shares: list[int | None]
+) -> None:
+    found = device_settings(Settings(device="cuda", max_streams=most))
+
+    assert [settings.max_streams for settings in found] == shares
+    assert [settings.device for settings in found] == ["cuda:0", "cuda:1", "cuda:2"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16, "int8"])
+def test_apples_gpu_computes_in_two_formats(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    kinds = ("cpu", "mps")
+
+    check_format(torch.device("mps"), "float16", kinds=kinds)
+    check_format(torch.device("mps"), None, kinds=kinds)
+    with pytest.raises(UnsupportedError):
+        check_format(torch.device("mps"), dtype, kinds=kinds)
+    with pytest.raises(UnsupportedError):
+        check_format(torch.device("mps"), "float32")

@@ -1,7 +1,7 @@
 """The ASR stage: a list of events in, with a scripted engine, and the list that comes out."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import numpy as np
 import pytest
@@ -679,3 +679,62 @@ async def test_final_carries_the_tokens_also_those_from_before_a_failure() -> No
     assert isinstance(final, Hypothesis)
     assert final.text == "w0 w1 w3"
     assert [token.id for token in final.tokens] == [at(0), at(1), at(3)]
+
+
+class SlowStream:
+    """A stream that finds its words a while after the audio with them was pushed."""
+
+    def __init__(self) -> None:
+        self.on_news: Callable[[], None] | None = None
+        self.found: Transcript | None = None
+
+    def find(self, text: str) -> None:
+        words = tuple(Word(word, 0, 1) for word in text.split())
+        self.found = Transcript(words, stable=len(words))
+        if self.on_news is not None:
+            self.on_news()
+
+    def take_news(self) -> Transcript | None:
+        found, self.found = self.found, None
+        return found
+
+    async def push(self, audio: Audio) -> Transcript | None:
+        return self.take_news()
+
+    async def end_turn(self) -> Transcript:
+        return Transcript((Word("one", 0, 1), Word("two", 0, 1)))
+
+    async def close(self) -> None: ...
+
+
+async def test_words_found_between_two_packets_are_told_at_once() -> None:
+    slow = SlowStream()
+    more = asyncio.Event()
+
+    async def open_slow(options: StreamOptions) -> RecognitionStream:
+        return slow
+
+    async def events() -> AsyncGenerator[StreamEvent]:
+        yield SpeechStarted(0, opens_turn=True)
+        yield audio(words=1)
+        await more.wait()
+        yield TurnEnded(1, TurnEndReason.SILENCE)
+
+    stage = StreamingAsrStage(open_slow, SessionOptions(), Progress(), clock=lambda: NOW)
+    out: list[StreamEvent] = []
+
+    async def collect() -> None:
+        async for event in stage.run(events()):
+            out.append(event)
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(collect())
+        for text in ("one", "one two"):
+            await wait_all_tasks_blocked()
+            slow.find(text)
+        await wait_all_tasks_blocked()
+        assert texts(out) == [("one", False), ("one two", False)]
+        more.set()
+
+    assert texts(out)[2:] == [("one two", True)]
+    assert slow.on_news is None
