@@ -198,6 +198,7 @@ def uploading(
         result.append(ours.recv())
     finally:
         process.kill()
+        process.join()
 
 
 def report(file: LongFile, lags: dict[str, StageResult], found: Uploads, asked: str) -> str:
@@ -243,7 +244,7 @@ def measure(server: RunningServer, arguments: argparse.Namespace) -> str:
     print(file, flush=True)
     found: list[Uploads] = []
     with LoadProcesses(1) as processes:
-        measure_lag(server, processes, 2, 5.0, audio)  # warms up
+        measure_lag(server, processes, 2, min(5.0, seconds), audio)  # warms up
         alone = measure_lag(server, processes, live, seconds, audio)
         print(alone, flush=True)
         with uploading(server, arguments.uploads, clip, found):

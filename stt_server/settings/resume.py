@@ -18,5 +18,5 @@ class ResumeSettings(Section):
         default=1_024,
         ge=16,
         le=2**20,
-        description="Messages kept for a client that comes back; one that misses more is lost.",
+        description="Messages kept for a client that is away; the session ends when it gets more.",
     )

@@ -75,6 +75,17 @@ async def test_flags_become_options(speech: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("flag", "resume"), [("--json", True), ("--no-resume", None)])
+async def test_live_audio_survives_lost_connections(
+    flag: str, resume: bool | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "short.wav"
+    soundfile.write(path, np.zeros(800, dtype=np.int16), 16_000)
+    async with FakeServer() as server:
+        await run(path, flag, "--url", server.url)
+    assert server.texts[0].get("resume") is resume
+
+
 async def test_the_key_comes_from_the_environment(
     speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,9 +65,13 @@ async def read_all(file: OpenFile) -> list[Answer]:
 
 
 def children() -> list[psutil.Process]:
-    return [
-        child for child in psutil.Process().children() if "decoder_worker" in child.cmdline()[3]
-    ]
+    """This process's decoders."""
+    running = (child for child in psutil.Process().children() if is_running(child))
+    return [child for child in running if any("decoder_worker" in part for part in child.cmdline())]
+
+
+def is_running(process: psutil.Process) -> bool:
+    return process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_answers_come_out_of_the_pipe_as_they_went_in() -> None:
