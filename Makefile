@@ -11,8 +11,8 @@ UV := $(BIN)/uv
 # silero-vad asks for torch, of which only its ONNX file is used: see docs/decisions.md.
 INSTALL := VIRTUAL_ENV=.venv $(UV) pip install --quiet --overrides requirements/no-torch.txt
 
-# What needs no server runs beside what does: each of the two keeps one core busy.
-LIBRARY_TESTS := nemo_lite benchmarks conformer-rs/tests strops-rs/tests
+# Beside the tests with servers, which wait a lot: each of the two keeps one core busy.
+UNIT_TESTS := stt_server nemo_lite benchmarks conformer-rs/tests strops-rs/tests
 
 .PHONY: demo serve test check format bench docs clean
 .DELETE_ON_ERROR:
@@ -26,9 +26,9 @@ serve: .venv/.run
 test: .venv/.dev
 	cd strops-rs && cargo test --quiet
 	cd conformer-rs && cargo test --quiet
-	$(BIN)/pytest -q $(LIBRARY_TESTS) & library=$$!; \
-	$(BIN)/pytest -q stt_server tests; service=$$?; \
-	wait $$library && exit $$service
+	$(BIN)/pytest -q $(UNIT_TESTS) & unit=$$!; \
+	$(BIN)/pytest -q tests; servers=$$?; \
+	wait $$unit && exit $$servers
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -52,10 +52,10 @@ answer takes to compute (medians here: {compute}). Cut off: share of the turns t
 before their true end; delays are those of the others. `hesitant` turns have pauses of 0.4-1.2 s
 where no sentence ends, turns `in a row` of 0.3-0.8 s between sentences that the voice speaks each
 by itself. Each cell is the soonest that any settings tried reach: delay p50 / p95 in ms, chosen on
-the same clips. Tried are silence of 200-2000 ms, and for detectors a first question after 200 or
-360 ms of silence, thresholds {thresholds}, and silence of 1000 or 1250 ms that ends the turn
-anyway. A detector is asked once in a pause unless it says `asked again` (each 160 ms); `eou` always
-is, for its token may come later.
+the same clips. Tried are silence of 200-2000 ms, and for detectors a small gap of 200, 360, 520 or
+680 ms (the silence after which they are asked), thresholds {thresholds}, and silence of 1000 or
+1250 ms that ends the turn anyway. `smart-turn` is
+asked once in a pause unless it says so, the others again each 160 ms.
 
 {tables}
 
@@ -109,7 +109,7 @@ def _settings(curve: Curve, point: Point) -> str:
     chosen = point.endpointing
     if curve.label == "silence":
         return f"silence {chosen.silence_ms} ms"
-    asked = f"after {chosen.small_gap_ms} ms, threshold {chosen.turn_threshold}"
+    asked = f"small gap {chosen.small_gap_ms} ms, threshold {chosen.turn_threshold}"
     return f"{asked}, silence {chosen.silence_ms} ms"
 
 

@@ -123,6 +123,7 @@ class Recorder:
         self._answers = answers
         self._span = _Span()
         self.took_s: list[float] = []
+        """Of the processor, so that neighbours do not count: each answer's."""
 
     @property
     def reason(self) -> TurnEndReason:
@@ -133,9 +134,9 @@ class Recorder:
         await self._detector.hear(audio)
 
     async def judge(self) -> float | None:
-        began = time.perf_counter()
+        began = time.process_time()
         self._answers[self._span.key] = await self._detector.judge()
-        self.took_s.append(time.perf_counter() - began)
+        self.took_s.append(time.process_time() - began)
         return None
 
     async def reset(self) -> None:
@@ -155,7 +156,6 @@ class Replay:
         self, heard: Heard, names: Sequence[DetectorName], combine: Callable[[list[float]], float]
     ) -> None:
         self._recorded = [heard.answers[name] for name in names]
-        self._latest = [0.0 for _ in names]
         self._combine = combine
         self._span = _Span()
 
@@ -163,10 +163,8 @@ class Replay:
         self._span.add(audio)
 
     async def judge(self) -> float | None:
-        for index, answers in enumerate(self._recorded):
-            # One that was asked but once in each pause stands by its answer.
-            self._latest[index] = answers.get(self._span.key, self._latest[index]) or 0.0
-        return self._combine(self._latest)
+        # Only a turn that began after a false cut-off was never recorded: it counts no more.
+        return self._combine([answers.get(self._span.key) or 0.0 for answers in self._recorded])
 
     async def reset(self) -> None:
         self._span = _Span()

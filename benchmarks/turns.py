@@ -37,12 +37,12 @@ from stt_server.settings import (
 
 SHARED = Path(__file__).parents[2] / "shared"
 FIRST_MS, BACKSTOP_MS = 200, 1_250
+GAPS_MS = tuple(FIRST_MS + AGAIN_MS * more for more in range(4))
+BACKSTOPS_MS = (1_000, BACKSTOP_MS)
+THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97)
 ONCE_MS = 2_000
 """Silence after which a detector is asked again: longer than any pause here."""
-GAPS_MS = (FIRST_MS, FIRST_MS + AGAIN_MS)
-BACKSTOPS_MS = (1_000, BACKSTOP_MS)
-THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.93, 0.95, 0.97)
-SHOWN_THRESHOLDS = (0.5, 0.9, 0.95)
+SHOWN = ((200, 0.5), (360, 0.5), (520, 0.5), (520, 0.9))
 SHOWN_SILENCES_MS = (500, 1_000, 1_500)
 SILENCES_MS = range(200, 2_001, 100)
 EOU, SMART_TURN = DetectorName.EOU, DetectorName.SMART_TURN
@@ -55,7 +55,6 @@ class Material:
     title: str
     heard: list[Heard]
     asks_eou: bool = False
-    asks_smart_turn_again: bool = False
     has_curves: bool = True
 
 
@@ -66,10 +65,8 @@ def materials() -> list[Material]:
     if voices := turn_voices.neural_voices():
         every = hear(turn_clips.english(voices), model)
         told_apart = [heard for heard in every if heard.clip.kind != turn_clips.IN_A_ROW]
-        found.append(Material("English, natural voice", told_apart, asks_smart_turn_again=True))
-        found.append(
-            Material("the same, and sentences in a row", every, asks_smart_turn_again=True)
-        )
+        found.append(Material("English, natural voice", told_apart))
+        found.append(Material("the same, and sentences in a row", every))
     if (folder := SHARED / "audio/digits").is_dir():
         clips = turn_clips.digits(folder)
         found.append(Material("Digits, recorded one by one", hear(clips, model), asks_eou=True))
@@ -92,12 +89,12 @@ async def smart_turn() -> AsyncGenerator[SmartTurn | None, None]:
 
 
 async def record(
-    clips: Sequence[Heard], name: DetectorName, detectors: Sequence[TurnDetector], check_ms: int
+    clips: Sequence[Heard], name: DetectorName, detectors: Sequence[TurnDetector]
 ) -> float:
     """Have each detector answer in all pauses of the clips in which none has yet; gives the median
     seconds of an answer."""
     endpointing = EndpointingSettings(
-        detector=name, small_gap_ms=FIRST_MS, check_ms=check_ms, silence_ms=BACKSTOP_MS
+        detector=name, small_gap_ms=FIRST_MS, check_ms=AGAIN_MS, silence_ms=BACKSTOP_MS
     )
     waiting, took_s = [heard for heard in clips if name not in heard.answers], list[float]()
 
@@ -118,11 +115,9 @@ async def record_all(found: Sequence[Material]) -> dict[DetectorName, float]:
     async with smart_turn() as model:
         if model is not None:
             for material in found:
-                check_ms = AGAIN_MS if material.asks_smart_turn_again else ONCE_MS
-                alone = await record(material.heard[:8], SMART_TURN, [model.open()], check_ms)
+                alone = await record(material.heard[:8], SMART_TURN, [model.open()])
                 took_s.setdefault(SMART_TURN, alone)
-                both = [model.open(), model.open()]
-                await record(material.heard, SMART_TURN, both, check_ms)
+                await record(material.heard, SMART_TURN, [model.open(), model.open()])
     checkpoint = SHARED / "models/digits-streaming.nemo"
     settings = Settings.model_validate(
         {"model": "pocketsphinx", "eou_model": "parakeet-eou", "eou_checkpoint": str(checkpoint)}
@@ -134,7 +129,7 @@ async def record_all(found: Sequence[Material]) -> dict[DetectorName, float]:
         if material.asks_eou and checkpoint.is_file():
             await engine.start()
             detector = SideModelDetector(engine)
-            took_s[EOU] = await record(material.heard, EOU, [detector], AGAIN_MS)
+            took_s[EOU] = await record(material.heard, EOU, [detector])
             await engine.stop()
     return took_s
 
@@ -152,9 +147,9 @@ async def curves(material: Material, took_s: Mapping[DetectorName, float]) -> li
     found = [Curve("silence", silence, plain)]
     has_eou = material.asks_eou and EOU in took_s
     if SMART_TURN in took_s:
-        found.append(await _swept("smart-turn", clips, [SMART_TURN], took_s, check_ms=ONCE_MS))
-    if SMART_TURN in took_s and material.asks_smart_turn_again:
-        found.append(await _swept("smart-turn, asked again", clips, [SMART_TURN], took_s))
+        once = await _swept("smart-turn", clips, [SMART_TURN], took_s, check_ms=ONCE_MS)
+        again = await _swept("smart-turn, asked again", clips, [SMART_TURN], took_s)
+        found += [once, again]
     if has_eou:
         found.append(await _swept("eou", clips, [EOU], took_s))
     if has_eou and SMART_TURN in took_s:
@@ -176,7 +171,7 @@ async def _swept(
         await measure(clips, _asked(gap_ms, threshold, backstop_ms, check_ms), names, combine)
         for gap_ms, threshold, backstop_ms in product(GAPS_MS, THRESHOLDS, BACKSTOPS_MS)
     ]
-    shown = (_asked(FIRST_MS, each, BACKSTOP_MS, check_ms) for each in SHOWN_THRESHOLDS)
+    shown = (_asked(*each, BACKSTOP_MS, check_ms) for each in SHOWN)
     chosen = [point for settings in shown for point in points if point.endpointing == settings]
     return Curve(label, points, tuple(chosen), sum(took_s[name] for name in names))
 

@@ -16,6 +16,7 @@ from tests.server import (
     MODULE,
     ROOT,
     SCRIPTED,
+    ServerProcess,
     free_port,
     run_server,
     wait_until,
@@ -84,11 +85,10 @@ def test_environment_sets_what_flags_do_not() -> None:
         assert server.get("/health").json()["max_sessions"] == 3
 
 
-def test_without_a_key_only_this_machine_may_connect() -> None:
-    with run_server() as server:
-        assert server.wait_for_event("server.listening")["url"].startswith("ws://127.0.0.1:")
-    with run_server("--auth-api-keys=k") as server:
-        assert server.wait_for_event("server.listening")["url"].startswith("ws://0.0.0.0:")
+def test_without_a_key_only_this_machine_may_connect(server: ServerProcess) -> None:
+    assert server.wait_for_event("server.listening")["url"].startswith("ws://127.0.0.1:")
+    with run_server("--auth-api-keys=k") as locked:
+        assert locked.wait_for_event("server.listening")["url"].startswith("ws://0.0.0.0:")
 
 
 def test_port_in_use_is_one_clear_line() -> None:
@@ -303,7 +303,6 @@ async def test_sessions_that_vanish_give_their_places_back() -> None:
             wait_until(lambda: server.active_sessions() == 0, what="its place is free")
 
 
-def test_scripted_flags_are_the_ones_tests_start_with() -> None:
-    """`--port 0` takes any free port, and the log says which."""
-    with run_server(command=(*MODULE, *SCRIPTED)) as one, run_server() as other:
-        assert one.address != other.address
+def test_port_zero_is_any_free_one_and_the_log_says_which(server: ServerProcess) -> None:
+    with run_server(command=(*MODULE, *SCRIPTED)) as other:
+        assert other.address != server.address

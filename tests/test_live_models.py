@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.faces import PARAKEET, open_face
 from tests.server import MODULE, OFF, ROOT, ServerProcess, run_server
 from tests.test_conversations import word_errors
 from tests.wire import is_final, transcribe
@@ -28,6 +29,26 @@ def digits() -> Iterator[ServerProcess]:
     flags = ("--model=parakeet-eou", f"--nemo-checkpoint={MODEL}", "--device=cpu")
     with run_server(*flags, f"--lookahead-ms={LOOKAHEAD_MS}", command=BASE) as process:
         yield process
+
+
+@pytest.fixture(scope="module")
+def ungated() -> Iterator[ServerProcess]:
+    pytest.importorskip("torch")
+    flags = ("--model=parakeet-eou", f"--nemo-checkpoint={MODEL}", "--device=cpu")
+    exact = ("--dtype=float32", "--no-nemo-gating", "--max-streams=6")
+    with run_server(*flags, *exact, f"--lookahead-ms={LOOKAHEAD_MS}", command=BASE) as process:
+        yield process
+
+
+async def words_and_ids(server: ServerProcess, pcm: bytes, packet: int) -> tuple[str, list[int]]:
+    """What the parakeet protocol, which gives token ids, says of a recording."""
+    async with open_face(PARAKEET, server, 0) as client:
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(client.receive_all())
+            await client.send(pcm, packet)
+            await client.wire.send(PARAKEET.end)
+        results = [message for message in reading.result() if message["type"] == "result"]
+    return results[-1]["text"], [id for result in results for id in result["token_ids"]]
 
 
 def sound(path: Path) -> bytes:
@@ -74,3 +95,21 @@ async def test_packets_do_not_change_the_words(digits: ServerProcess) -> None:
     ]
     assert texts[0]
     assert texts[0] == texts[1] == texts[2]
+
+
+async def test_without_gating_words_and_token_ids_are_those_of_whole_files(
+    ungated: ServerProcess,
+) -> None:
+    expected = json.loads((MODEL.parent / "digits-expected.json").read_text())["files"]
+    places = asyncio.Semaphore(4)
+
+    async def heard(name: str, packet: int) -> tuple[str, list[int]]:
+        async with places:
+            return await words_and_ids(ungated, sound(AUDIO / name), packet)
+
+    packets = [320 * (1 + index % 7) for index in range(len(expected))]
+    found = await asyncio.gather(*map(heard, expected, packets))
+    for name, (text, ids) in zip(expected, found, strict=True):
+        offline = expected[name]["offline"]["1"]["rnnt"]
+        assert (name, ids) == (name, offline["ids"])
+        assert text.split() == offline["text"].replace("<EOU>", " ").split()

@@ -30,6 +30,7 @@ OPEN, READ, CLOSE = b"O", b"R", b"C"
 HEAD = struct.Struct("!I")
 LIMITS = WorkerLimits(start_s=60.0, answer_s=120.0)
 """Decoders get what live sessions leave: they may be slow, but not for ever."""
+ATTEMPTS = 3
 CLOSE_S = 30.0
 """Longest wait for a decoder that is to leave a file alone; then it is killed."""
 
@@ -173,22 +174,31 @@ class Decoders:
             longest_samples=longest_samples,
             most_samples=most_samples,
         )
-        worker = await self._pool.borrow()
-        try:
+        async with self._worker() as worker:
             file = OpenFile(worker, answer_s=self._limits.answer_s)
-            try:
-                await file.open(request)
-            except InvalidFile as error:
-                if self._pool.is_stopped:
-                    raise Overloaded("the server is shutting down") from error
-                raise
+            await file.open(request)
             yield file
-        finally:
-            self._pool.give_back(worker)
 
     async def stop(self) -> None:
         """Kill the processes."""
         await self._pool.stop()
+
+    @asynccontextmanager
+    async def _worker(self) -> AsyncGenerator[WorkerProcess]:
+        """One that lives: it may have died while it had nothing to do, and the file must not be
+        blamed for that."""
+        for _ in range(ATTEMPTS):
+            worker = await self._pool.borrow()
+            try:
+                try:
+                    await self._clean(worker)
+                except WorkerLost:
+                    continue
+                yield worker
+                return
+            finally:
+                self._pool.give_back(worker)
+        raise Overloaded("files cannot be read now, try again later")
 
     async def _prepare(self, worker: WorkerProcess) -> None:
         await worker.ask(CLOSE, deadline_s=self._limits.start_s)
