@@ -12,7 +12,7 @@ UV := $(BIN)/uv
 INSTALL := VIRTUAL_ENV=.venv $(UV) pip install --quiet --overrides requirements/no-torch.txt
 
 # Beside the tests with servers, which wait a lot: each of the two keeps one core busy.
-UNIT_TESTS := stt_server nemo_lite benchmarks conformer-rs/tests strops-rs/tests
+UNIT_TESTS := stt_server nemo_lite conformer-rs/tests strops-rs/tests
 
 .PHONY: demo serve test check format bench docs clean
 .DELETE_ON_ERROR:
@@ -27,7 +27,7 @@ test: .venv/.dev
 	cd strops-rs && cargo test --quiet
 	cd conformer-rs && cargo test --quiet
 	$(BIN)/pytest -q $(UNIT_TESTS) & unit=$$!; \
-	$(BIN)/pytest -q tests; servers=$$?; \
+	$(BIN)/pytest -q tests benchmarks; servers=$$?; \
 	wait $$unit && exit $$servers
 
 check: .venv/.dev

@@ -83,17 +83,19 @@ class Row:
 
 def recordings() -> list[Talk]:
     """Each recording of the set."""
-    entries = [json.loads(line) for line in (RECORDINGS / "manifest.jsonl").open()]
-    return [
-        Talk(soundfile.read(RECORDINGS / entry["file"], dtype="float32")[0], entry["text"].split())
-        for entry in entries
-    ]
+    found: list[Talk] = []
+    for line in (RECORDINGS / "manifest.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        samples, _ = soundfile.read(RECORDINGS / entry["file"], dtype="float32")
+        found.append(Talk(np.asarray(samples, np.float32), entry["text"].split()))
+    return found
 
 
 def in_a_row(talks: list[Talk]) -> list[Talk]:
     """The same, some after the other in one session; each as often as there are orders."""
     random = np.random.default_rng(0)
-    order = [talks[index] for _ in range(ORDERS) for index in random.permutation(len(talks))]
+    numbers = np.concatenate([random.permutation(len(talks)) for _ in range(ORDERS)])
+    order = [talks[int(number)] for number in numbers]
     found: list[Talk] = []
     for first in range(0, len(order), IN_A_ROW):
         pieces: list[Samples] = []
@@ -266,7 +268,7 @@ def report(tables: dict[str, list[Row]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Words with and without gating.")
     parser.add_argument("--write", type=Path, metavar="DOCUMENT")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

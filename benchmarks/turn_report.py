@@ -40,6 +40,7 @@ class Result:
     title: str
     heard: list[Heard]
     curves: list[Curve]
+    shows_kinds: bool = True
 
 
 REPORT = """\
@@ -54,8 +55,8 @@ where no sentence ends, turns `in a row` of 0.3-0.8 s between sentences that the
 by itself. Each cell is the soonest that any settings tried reach: delay p50 / p95 in ms, chosen on
 the same clips. Tried are silence of 200-2000 ms, and for detectors a small gap of 200, 360, 520 or
 680 ms (the silence after which they are asked), thresholds {thresholds}, and silence of 1000 or
-1250 ms that ends the turn anyway. `smart-turn` is
-asked once in a pause unless it says so, the others again each 160 ms.
+1250 ms that ends the turn anyway. `smart-turn` is asked once in a pause unless it says so, the
+others again each 160 ms.
 
 {tables}
 
@@ -86,7 +87,7 @@ def report(
         compute=", ".join(f"{name} {1_000 * s:.0f} ms" for name, s in took_s.items()) or "none",
         thresholds=f"{min(thresholds)}-{max(thresholds)}",
         tables="\n\n".join(_table(result) for result in shown),
-        kinds="\n\n".join(_kinds(result) for result in shown),
+        kinds="\n\n".join(_kinds(result) for result in shown if result.shows_kinds),
         separations="; ".join(_separation(result) for result in results),
     )
 

@@ -56,6 +56,7 @@ class Material:
     heard: list[Heard]
     asks_eou: bool = False
     has_curves: bool = True
+    shows_kinds: bool = True
 
 
 def materials() -> list[Material]:
@@ -65,7 +66,7 @@ def materials() -> list[Material]:
     if voices := turn_voices.neural_voices():
         every = hear(turn_clips.english(voices), model)
         told_apart = [heard for heard in every if heard.clip.kind != turn_clips.IN_A_ROW]
-        found.append(Material("English, natural voice", told_apart))
+        found.append(Material("English, natural voice", told_apart, shows_kinds=False))
         found.append(Material("the same, and sentences in a row", every))
     if (folder := SHARED / "audio/digits").is_dir():
         clips = turn_clips.digits(folder)
@@ -173,7 +174,9 @@ async def _swept(
     ]
     shown = (_asked(*each, BACKSTOP_MS, check_ms) for each in SHOWN)
     chosen = [point for settings in shown for point in points if point.endpointing == settings]
-    return Curve(label, points, tuple(chosen), sum(took_s[name] for name in names))
+    return Curve(
+        label, points, tuple(chosen if len(names) == 1 else ()), sum(took_s[name] for name in names)
+    )
 
 
 def _asked(gap_ms: int, threshold: float, backstop_ms: int, check_ms: int) -> EndpointingSettings:
@@ -194,7 +197,8 @@ async def main() -> None:
     found = materials()
     took_s = await record_all(found)
     results = [
-        Result(material.title, material.heard, await curves(material, took_s)) for material in found
+        Result(material.title, material.heard, await curves(material, took_s), material.shows_kinds)
+        for material in found
     ]
     text = report(results, took_s, THRESHOLDS)
     print(text)

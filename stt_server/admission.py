@@ -9,12 +9,21 @@ from stt_server.errors import Overloaded
 class Admission:
     """Counts sessions against the server's capacity."""
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int | Callable[[], int]) -> None:
+        """
+        Args:
+            capacity: sessions at once; asked anew each time where it may change.
+        """
+        self._capacity = capacity
         self.active = 0
         self.is_open = True
         self.on_change: Callable[[], None] = lambda: None
         """Called when `active` has changed: who uses what is free must make room."""
+
+    @property
+    def capacity(self) -> int:
+        """Sessions at once at most, as of now."""
+        return self._capacity if isinstance(self._capacity, int) else self._capacity()
 
     @contextmanager
     def place(self) -> Generator[None]:

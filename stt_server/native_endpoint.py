@@ -103,6 +103,7 @@ class NativeEndpoint:
             tokens,
             progress,
             settings=resume,
+            send_timeout_s=self._service.settings.limits.send_timeout_s,
             clock=time.monotonic,
         )
         self._seats[identity] = _Seat(transport, holder)

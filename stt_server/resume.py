@@ -44,7 +44,8 @@ class Connection(Transport, Protocol):
         ...
 
     async def wait_until_lost(self) -> bool:
-        """Whether the peer then had answered a close, and so had read all that came before."""
+        """Whether the peer then had answered a close, and so had read all that came before, or
+        does not want it."""
         ...
 
 
@@ -75,6 +76,7 @@ class ResumableTransport:
         progress: Progress,
         *,
         settings: ResumeSettings,
+        send_timeout_s: float,
         clock: Callable[[], float],
     ) -> None:
         self._session_id = session_id
@@ -82,10 +84,12 @@ class ResumableTransport:
         self._tokens = tokens
         self._progress = progress
         self._window_s = settings.window_s
+        self._send_timeout_s = send_timeout_s
         self._clock = clock
         self._kept = ReplayBuffer(settings.buffer_kib * 1_024)
         self._link = self._read_link = _Link(connection, Comeback(0, 0, 0))
         self._attached = asyncio.Event()  # pulsed
+        self._sent = asyncio.Event()  # pulsed
         self._closing: tuple[int, str] | None = None
 
     @property
@@ -127,11 +131,10 @@ class ResumableTransport:
         if not self._codec.resumes:
             await self._link.connection.send(message)
             return
-        if not self.is_detached:
-            self._kept.shrink(self._link.next_number)
-        elif self._kept.is_full:
-            raise ClientTooSlow("too much was to be said while the client was away")
+        await self._make_room()
         self._kept.add(message, ack_samples=self._progress.taken)
+        if self._link.sending.locked():
+            return  # who repeats messages there comes to this one, too
         try:
             await self._pump(self._link)
         except ClientGone:
@@ -174,12 +177,11 @@ class ResumableTransport:
                 resume_token=self._tokens.use(token),
                 ack_samples=self._progress.taken,
             )
+            _pulse(self._attached)
             old.connection.leave(ResumeFailed.close_code, "resumed over another connection")
             logger.info("session.resumed", extra={"repeated": resumed.ack_samples - comeback.acked})
-            self._attached.set()
-            self._attached.clear()
             with suppress(ClientGone):
-                await connection.send(resumed.model_dump_json(by_alias=True))
+                await self._send_over(link, resumed.model_dump_json(by_alias=True))
                 connection.probe(lambda: self._confirm(link))
         await self._finish(link)
         await connection.wait_until_lost()
@@ -193,6 +195,17 @@ class ResumableTransport:
     def _confirm(self, link: _Link) -> None:
         if self._link is link:
             self._tokens.confirm()
+
+    async def _make_room(self) -> None:
+        """Wait while a client that is there has too much to read of what it missed."""
+        while not self.is_detached:
+            link = self._link
+            self._kept.shrink(link.next_number)
+            if not (self._kept.is_full and link.sending.locked()):
+                return
+            await self._sent.wait()
+        if self._kept.is_full:
+            raise ClientTooSlow("too much was to be said while the client was away")
 
     async def _has_read_all(self) -> bool:
         """Once the last connection so far is lost."""
@@ -219,4 +232,21 @@ class ResumableTransport:
             while self._link is link and (found := self._kept.first_from(link.next_number)):
                 number, text = found
                 link.next_number = number + 1
+                await self._send_over(link, text)
+
+    async def _send_over(self, link: _Link, text: str) -> None:
+        """Raises `ClientGone` also for a client that reads nothing; it may come back."""
+        try:
+            async with asyncio.timeout(self._send_timeout_s):
                 await link.connection.send(text)
+        except TimeoutError as error:
+            link.connection.leave(ClientTooSlow.close_code, "messages were not read in time")
+            raise ClientGone from error
+        finally:
+            _pulse(self._sent)
+
+
+def _pulse(event: asyncio.Event) -> None:
+    """Wake everybody who waits; they look again for what they wait for."""
+    event.set()
+    event.clear()

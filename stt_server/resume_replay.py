@@ -14,7 +14,8 @@ class ReplayBuffer:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._messages: dict[int, str] = {}
-        self._bytes = 0
+        self._bytes = 0  # as they are on the wire
+        self._interim: int | None = None
         self._begin = self._next = 0
 
     @property
@@ -34,11 +35,12 @@ class ReplayBuffer:
     def add(self, message: Message, *, ack_samples: int) -> None:
         """Number and keep `message`."""
         text = stamp(message, self._next, ack_samples)
-        last = self._next - 1
-        if is_segment(text) and is_interim(self._messages.get(last, "")):
-            self._drop(last)
+        if is_segment(text):
+            if self._interim in self._messages:
+                self._drop(self._interim)
+            self._interim = self._next if is_interim(text) else None
         self._messages[self._next] = text
-        self._bytes += len(text)
+        self._bytes += len(text.encode())
         self._next += 1
 
     def first_from(self, number: int) -> tuple[int, str] | None:
@@ -66,4 +68,4 @@ class ReplayBuffer:
             self._begin = oldest + 1
 
     def _drop(self, number: int) -> None:
-        self._bytes -= len(self._messages.pop(number))
+        self._bytes -= len(self._messages.pop(number).encode())

@@ -71,8 +71,8 @@ class Service:
         self.final_engine = final_engine
         self.metrics = Metrics()
         self.authenticator = Authenticator(settings.auth)
-        self.admission = Admission(0)
-        self._set_capacity()
+        self.admission = Admission(self._capacity)
+        self.metrics.capacity.set_function(self._capacity)
         self.without_key = Admission(MAX_WITHOUT_KEY)
         self.state = State.LOADING
         self.failure: Exception | None = None
@@ -100,8 +100,6 @@ class Service:
         except Exception as error:
             self.state, self.failure = State.FAILED, error
             raise
-        # Some engines know only now how much they hold.
-        self._set_capacity()
         self._checked_at = time.monotonic()
         if self.state is State.LOADING:
             self.state = State.READY
@@ -251,10 +249,10 @@ class Service:
         others = (self.final_engine, self._turn_detectors.side_model)
         return [self.engine, *(engine for engine in others if engine is not None)]
 
-    def _set_capacity(self) -> None:
+    def _capacity(self) -> int:
+        """Some engines know only once they are loaded how much they hold, and lose places later."""
         capacity = self.engine.info.capacity
-        self.admission.capacity = min(capacity, self.settings.limits.max_sessions or capacity)
-        self.metrics.capacity.set(self.admission.capacity)
+        return min(capacity, self.settings.limits.max_sessions or capacity)
 
     async def _wait_for_sessions(self, timeout_s: float) -> None:
         running = [*self._sessions.values(), *self.requests]

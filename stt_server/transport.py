@@ -8,6 +8,7 @@ from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
+from websockets.protocol import State
 
 from stt_server.protocols.base import Message
 from stt_server.session import ClientGone
@@ -85,16 +86,22 @@ class PatientWebSocketProtocol(WebSocketsSansIOProtocol):
         self.lost_at = self.loop.time()
         self.lost.set()
 
+    @property
+    def _is_open(self) -> bool:
+        """Neither side has said goodbye, which is told here before the connection ends."""
+        is_ending = self.disconnected or self.close_sent
+        return not is_ending and self.conn.state is State.OPEN
+
     def probe(self, on_answer: Callable[[], None]) -> None:
         """Have `on_answer` called once the peer has read everything sent so far."""
         self._on_answer = on_answer
-        if not (self.disconnected or self.close_sent):
+        if self._is_open:
             self.conn.send_ping(PROBE)
             self.transport.write(b"".join(self.conn.data_to_send()))
 
     def leave(self, code: int, reason: str) -> None:
         """End the connection now, whether the peer still listens or not."""
-        if self.disconnected or self.close_sent:
+        if not self._is_open:
             self.transport.abort()
             return
         self.stop_keepalive()
@@ -227,8 +234,15 @@ class WebSocketTransport:
             self._connection.probe(on_answer)
 
     async def wait_until_lost(self) -> bool:
-        """Returns whether the peer has answered a close, and so read all that came before it."""
+        """Returns whether the peer has answered a close, and so read all that came before it, or
+        has left on purpose."""
         if self._connection is None:
             return True
         await self._connection.lost.wait()
-        return self._connection.conn.close_rcvd is not None
+        closing = self._connection.conn
+        said, ours = closing.close_rcvd, closing.close_sent
+        if said is None:
+            return False
+        # An answer has the code of what it answers; another one crossed ours on the way.
+        is_answer = not closing.close_rcvd_then_sent and ours is not None and said.code == ours.code
+        return is_answer or said.code in ON_PURPOSE

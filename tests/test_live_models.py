@@ -35,7 +35,7 @@ def digits() -> Iterator[ServerProcess]:
 def ungated() -> Iterator[ServerProcess]:
     pytest.importorskip("torch")
     flags = ("--model=parakeet-eou", f"--nemo-checkpoint={MODEL}", "--device=cpu")
-    exact = ("--dtype=float32", "--no-nemo-gating", "--max-streams=6")
+    exact = ("--dtype=float32", "--no-nemo-gating", "--nemo-threads=1", "--max-streams=6")
     with run_server(*flags, *exact, f"--lookahead-ms={LOOKAHEAD_MS}", command=BASE) as process:
         yield process
 

@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidStatus
 from stt_server.clients import Client, ClientOptions, ConnectionLost
 from stt_server.protocols.native_messages import TranscriptionSegment
 from tests.proxy import Cut, cutting_proxy
-from tests.raw import BINARY, TEXT, frame, raw_peer
+from tests.raw import BINARY, CLOSE, TEXT, frame, raw_peer
 from tests.server import MODULE, OFF, ROOT, ServerProcess, run_server, wait_until
 from tests.speech import clip, encode, interleave, pcm, spans, yes_and_pause
 from tests.wire import Json, NativeClient, is_error, is_final, is_type, open_client
@@ -353,6 +353,37 @@ async def test_a_lost_goodbye_is_said_again(server: ServerProcess) -> None:
     assert len(book.finals) == 1
     async with book.come_back(query="&again=1") as client:
         await refusal(client)
+
+
+@pytest.mark.parametrize("code", [1001, 1011, 4000])
+async def test_who_gives_a_connection_up_gets_the_last_words_over_the_next(
+    server: ServerProcess, code: int
+) -> None:
+    book = Returning(server.url)
+    async with book.begin() as client:
+        await client.send_binary(yes_and_pause())
+        await client.send({"type": "finish"})
+        await client.socket.close(code, "keepalive ping timeout")
+    await asyncio.sleep(0.5)  # the session comes to its end
+    async with book.come_back() as client:
+        await book.read_until(client, is_type("finished"))
+        await client.receive_all()
+    assert client.close_code == 1000
+    assert len(book.finals) == 1
+
+
+async def test_a_close_that_crosses_the_goodbye_is_no_answer_to_it(server: ServerProcess) -> None:
+    book = Returning(server.url)
+    with raw_peer(server.address) as peer:
+        peer.upgrade("/ws/transcribe?resume=true")
+        book.token = json.loads(peer.receive()[1])["resumeToken"]
+        peer.send(frame(BINARY, yes_and_pause()), frame(TEXT, b'{"type":"finish"}'))
+        assert peer.close_code() == 1000
+        peer.send(frame(CLOSE, (1011).to_bytes(2, "big")))
+        peer.read_to_end()
+    async with book.come_back() as client:
+        await book.read_until(client, is_type("finished"))
+    assert len(book.finals) == 1
 
 
 async def test_who_leaves_on_purpose_cannot_come_back(server: ServerProcess) -> None:

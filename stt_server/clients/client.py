@@ -10,7 +10,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from stt_server.clients.address import websocket_url, with_query
-from stt_server.clients.connection import open_websocket
+from stt_server.clients.connection import make_impatient, open_websocket
 from stt_server.clients.errors import ClientClosed, ConnectionLost, Refused
 from stt_server.clients.incoming import Incoming
 from stt_server.clients.messages import ServerMessage, parse_message
@@ -135,6 +135,8 @@ class Client:
         except BaseException:
             await self.close()
             raise
+        if self._resumption is not None and self._resumption.is_offered:
+            make_impatient(websocket)
         return self
 
     async def __aexit__(
@@ -231,7 +233,7 @@ class Client:
             api_key=self._api_key,
             connect_timeout_s=min(timeout_s, self._connect_timeout_s),
             answer_timeout_s=self._answer_timeout_s,
-            is_impatient=self._resumption is not None,
+            is_impatient=self._resumption.is_offered if self._resumption else None,
         )
         return self._websocket
 

@@ -30,7 +30,7 @@ async def open_websocket(
     api_key: str | None,
     connect_timeout_s: float,
     answer_timeout_s: float,
-    is_impatient: bool = False,
+    is_impatient: bool | None = None,
 ) -> ClientConnection:
     """A connection to the native endpoint at `url`.
 
@@ -39,7 +39,7 @@ async def open_websocket(
 
     Args:
         is_impatient: A connection that seems dead for some seconds is given up: the session can go
-            on over another one.
+            on over another one. False: `make_impatient` may follow; None: never.
 
     Raises:
         ServerUnreachable: nobody answers in `connect_timeout_s`, or no WebSocket server does.
@@ -54,7 +54,7 @@ async def open_websocket(
             proxy=None if is_loopback(url) else True,
             compression=None,  # noise-like samples only cost time in a compressor
             open_timeout=connect_timeout_s,
-            ping_interval=_IMPATIENT_S if is_impatient else _PING_INTERVAL_S,
+            ping_interval=_PING_INTERVAL_S if is_impatient is None else _IMPATIENT_S,
             ping_timeout=_IMPATIENT_S if is_impatient else answer_timeout_s,
             close_timeout=_IMPATIENT_CLOSE_S if is_impatient else _CLOSE_TIMEOUT_S,
             max_size=_MAX_MESSAGE_BYTES,
@@ -71,6 +71,12 @@ async def open_websocket(
         raise ServerUnreachable(f"cannot reach {shown(url)}: {_cause(error)}") from error
     except (InvalidHandshake, EOFError) as error:
         raise ServerUnreachable(f"no WebSocket server at {shown(url)}: {error}") from error
+
+
+def make_impatient(websocket: ClientConnection) -> None:
+    """From its next ping on, give the connection up when it seems dead for some seconds."""
+    websocket.ping_timeout = _IMPATIENT_S
+    websocket.close_timeout = _IMPATIENT_CLOSE_S
 
 
 def _cause(error: Exception) -> str:

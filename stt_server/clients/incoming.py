@@ -40,6 +40,11 @@ _ABOUT_OPTIONS = {
 class Comeback(Protocol):
     """How a session goes on after a lost connection."""
 
+    @property
+    def is_offered(self) -> bool:
+        """The server has said how."""
+        ...
+
     async def reconnect(self, lost: ConnectionLost) -> ClientConnection:
         """The next connection.
 
@@ -164,6 +169,8 @@ class Incoming:
                 return
             case ReadyMessage():
                 self.ready = message
+                if self._comeback is not None and not self._comeback.is_offered:
+                    self._comeback = None
             case ErrorResponse() if self.ready is None and message.code in _ABOUT_OPTIONS:
                 raise OptionsRefused(message.code, message.error)
             case FlushedMessage():

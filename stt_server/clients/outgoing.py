@@ -22,6 +22,10 @@ class Outgoing:
         self._writing = asyncio.Lock()
         self._websocket: ClientConnection | None = None
 
+    def remember_nothing(self) -> None:
+        """There is no other socket to come: what is written goes out once."""
+        self._kept = None
+
     async def open(self, websocket: ClientConnection) -> None:
         """Write to `websocket` from now on, first what was written and is remembered.
 

@@ -14,14 +14,20 @@ from stt_server.clients.outgoing import Outgoing
 from stt_server.clients.unacknowledged import Unacknowledged
 from stt_server.clients.window import AckWindow
 from stt_server.errors import ErrorCode
-from stt_server.protocols.native_messages import ErrorResponse, ReadyMessage, ResumedMessage
+from stt_server.protocols.native_messages import (
+    ErrorResponse,
+    PongMessage,
+    ReadyMessage,
+    ResumedMessage,
+)
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _PERHAPS_SOON = frozenset({502, 503, 504})
 """HTTP statuses of a server, or a proxy before it, that is about to start."""
-_LOST_CODES = frozenset({1006, 1011})
-"""Closes that may leave a session behind: none, and one by a keepalive."""
+_LOST_CODES = frozenset({1001, 1006, 1011})
+"""Closes that may leave a session behind: none, one by a keepalive, and one by something between
+the two that goes away."""
 
 Connect = Callable[[Mapping[str, str], float], Awaitable[ClientConnection]]
 """Opens the endpoint with these query parameters, within so many seconds."""
@@ -44,11 +50,16 @@ class Resumption:
         self._window = window
         self._frame_bytes = frame_bytes
         self._token: str | None = None
-        self._received = 0
+        self._received = self._acked = 0
 
     @property
     def is_offered(self) -> bool:
         return self._token is not None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Samples that the server has, and its messages that came: more is progress."""
+        return self._acked, self._received
 
     def query(self) -> dict[str, str]:
         """Parameters of the URL to come back by."""
@@ -64,6 +75,7 @@ class Resumption:
         """Learn from a message; whether it is one that has not come before."""
         numbers = Numbers.of(text)
         if numbers.ack_samples is not None:
+            self._acked = max(self._acked, numbers.ack_samples)
             self._window.acknowledge(numbers.ack_samples * self._frame_bytes)
             if not self.is_repeating:
                 self.kept.acknowledge(numbers.ack_samples)
@@ -101,7 +113,12 @@ class Reconnector:
         self._pause_s = 0.0
         self._lost = ConnectionLost(1006, "")
         self._deadline: float | None = None
+        self._is_away = False
         self._repeating: asyncio.Task[None] | None = None
+
+    @property
+    def is_offered(self) -> bool:
+        return self._resumption.is_offered
 
     def take(self, text: str, message: ServerMessage) -> bool:
         """Learn from a message; whether it is a new one of the session.
@@ -109,10 +126,19 @@ class Reconnector:
         Raises:
             ConnectionLost: the server does not take the client back.
         """
+        acked, received = self._resumption.place
         is_new = self._resumption.take(text, message)
+        if self._resumption.place != (acked, received):
+            # Connections may follow each other that do not last for longer than `resumed`.
+            self._deadline = None
+            if self._resumption.place[0] > acked or not isinstance(message, PongMessage):
+                self._pause_s = 0.0
         match message:
+            case ReadyMessage() if not self._resumption.is_offered:
+                self._outgoing.remember_nothing()
+                return is_new
             case ResumedMessage():
-                self._pause_s, self._deadline = 0.0, None
+                self._is_away = False
                 self._note("resumed")
                 return False
             case ErrorResponse(code=ErrorCode.RESUME_FAILED):
@@ -132,6 +158,8 @@ class Reconnector:
         now = asyncio.get_running_loop().time
         if self._deadline is None:
             self._lost, self._deadline = lost, now() + self._resumption.window_s
+        if not self._is_away:
+            self._is_away = True
             self._note("connection lost, resuming ...")
         while True:
             await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -12,10 +13,11 @@ from stt_server.engine.base import (
     SpeculativeStream,
     StreamingEngine,
     StreamOptions,
+    SupervisedEngine,
     TurnDetector,
 )
 from stt_server.errors import Overloaded, TranscriptionError
-from stt_server.events import Audio, TurnEndReason
+from stt_server.events import SAMPLE_RATE, Audio, TurnEndReason
 from stt_server.settings import DetectorName, Settings
 
 logger = logging.getLogger(__name__)
@@ -23,7 +25,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ANSWER_S = 2.0
-"""A side model that takes longer is not asked again in this turn."""
+"""A side model that takes longer for an answer or a piece is not asked again in this turn."""
+UNHEARD_SAMPLES = 3 * SAMPLE_RATE
+"""Audio that may wait for the side model before its sender does: more than comes in `ANSWER_S`, so
+that live audio never waits for one that hangs."""
 NO_EOU = (
     "the detector eou needs a model with an <EOU> token: --model parakeet-eou, or beside another "
     "model --eou-model parakeet-eou"
@@ -33,12 +38,16 @@ NO_EOU = (
 class SideModelDetector:
     """The `TurnDetector` of one session: a stream of the side model for each turn.
 
-    A stream that fails or is late is given up for the rest of the turn: silence ends it.
+    Audio goes there on a task of its own: who judges waits for the side model, nobody else does
+    while it keeps up. A stream that fails or is late is given up for the rest of the turn: silence
+    ends it. So is a turn while the side model restarts.
     """
 
     def __init__(self, engine: StreamingEngine) -> None:
         self._engine = engine
         self._stream: SpeculativeStream | None = None
+        self._unheard: deque[Audio] = deque()
+        self._feeding: asyncio.Task[None] | None = None
         self._is_lost = False
 
     @property
@@ -46,9 +55,19 @@ class SideModelDetector:
         return TurnEndReason.MODEL_EOU
 
     async def hear(self, audio: Audio) -> None:
-        await self._attempt(self._push(audio))
+        await self._heed_fault()
+        if self._is_lost:
+            return
+        self._unheard.append(audio)
+        if self._feeding is None:
+            self._feeding = asyncio.create_task(self._feed(), name="side model's audio")
+        elif audio.end - self._unheard[0].start > UNHEARD_SAMPLES:
+            await asyncio.wait([self._feeding])
 
     async def judge(self) -> float | None:
+        await self._heed_fault()
+        if self._feeding is not None:
+            await asyncio.wait([self._feeding])
         return await self._attempt(self._ask())
 
     async def reset(self) -> None:
@@ -57,6 +76,17 @@ class SideModelDetector:
 
     async def close(self) -> None:
         await self._let_go()
+
+    async def _heed_fault(self) -> None:
+        fault = self._engine.fault if isinstance(self._engine, SupervisedEngine) else None
+        if fault is not None and not self._is_lost:
+            self._lose(fault)
+            await self._let_go()
+
+    async def _feed(self) -> None:
+        while self._unheard and not self._is_lost:
+            await self._attempt(self._push(self._unheard.popleft()))
+        self._feeding = None
 
     async def _push(self, audio: Audio) -> None:
         if self._stream is None:
@@ -81,12 +111,24 @@ class SideModelDetector:
             async with asyncio.timeout(ANSWER_S):
                 return await work
         except (TimeoutError, TranscriptionError, Overloaded) as error:
-            logger.warning("eou.lost", extra={"why": str(error) or "late"})
-            self._is_lost = True
-            await self._let_go()
+            self._lose(str(error) or "late")
+            await self._close_stream()
             return None
 
+    def _lose(self, why: str) -> None:
+        logger.warning("eou.lost", extra={"why": why})
+        self._is_lost = True
+        self._unheard.clear()
+
     async def _let_go(self) -> None:
+        feeding, self._feeding = self._feeding, None
+        self._unheard.clear()
+        if feeding is not None:
+            feeding.cancel()
+            await asyncio.wait([feeding])
+        await self._close_stream()
+
+    async def _close_stream(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.close()
@@ -153,9 +195,13 @@ class Detectors:
         try:
             await self._smart_turn.start()
             self._has_smart_turn = True
-        except EngineUnavailable:
+        except EngineUnavailable as error:
             if self._needs_smart_turn:
                 raise
+            from stt_server.engine.smart_turn import HOW_TO_GET
+
+            if str(error) != HOW_TO_GET:
+                logger.warning("smart_turn.left_out", extra={"why": str(error)})
 
     async def stop(self) -> None:
         """Free it. Never raises."""

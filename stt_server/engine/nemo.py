@@ -47,6 +47,8 @@ class NemoEngine:
         """
         self.info = EngineInfo(name, summary, capacity=most_streams, speculates=True)
         self.on_step: Callable[[StepTimes], None] = lambda _: None
+        self.refuge: Callable[[], NemoEngine | None] = lambda: None
+        """Where streams may begin while this engine does not serve."""
         self.hears_silence = not gating
         self._source, self._tick_s = source, tick_s
         self._streams: dict[int, NemoStream] = {}
@@ -144,14 +146,24 @@ class NemoEngine:
         """Wait for a worker that is being restarted: meanwhile the audio waits, too.
 
         Raises:
-            TranscriptionError: it takes too long, or hangs.
-            Overloaded: the engine was stopped.
+            TranscriptionError: it takes too long.
+            Overloaded: the model is given up, or the engine was stopped.
         """
         await self._supervisor.serving()
 
-    def renew(self, stream: NemoStream, key: int) -> int:
+    def settle(self, stream: NemoStream, key: int) -> "tuple[NemoEngine, int]":
+        """Where a stream is to begin, and its name there: elsewhere if this engine does not serve
+        and another one does."""
+        engine = None if self.fault is None else self.refuge()
+        if engine is None:
+            return self, key
+        self.release(key)
+        return engine, engine.renew(stream, key=None)
+
+    def renew(self, stream: NemoStream, key: int | None) -> int:
         """Another name for a stream that begins anew: the worker may still know the old one."""
-        self._streams.pop(key, None)
+        if key is not None:
+            self.release(key)
         fresh = next(self._ids)
         self._streams[fresh] = stream
         return fresh

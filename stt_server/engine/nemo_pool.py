@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 class NemoPool:
     """A `StreamingEngine` of several that know the same model.
 
-    A device that fails costs the turns on it and its places; the others go on.
+    A device that fails costs the turns on it and its places; the others go on, and its sessions
+    with them as far as there is room.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class NemoPool:
         engines = await asyncio.to_thread(self._make)
         faults: list[EngineUnavailable] = []
         for engine in engines:
-            engine.on_step = self.on_step
+            engine.on_step, engine.refuge = self.on_step, self._refuge
             try:
                 await engine.start()
             except EngineUnavailable as error:
@@ -107,6 +108,10 @@ class NemoPool:
             raise Overloaded(f"{self.fault}, try again later")
         candidates = self._serving or self._engines
         return await max(candidates, key=lambda engine: engine.free_places).open(options)
+
+    def _refuge(self) -> NemoEngine | None:
+        engine = max(self._serving, key=lambda engine: engine.free_places, default=None)
+        return engine if engine is not None and engine.free_places > 0 else None
 
     @property
     def _serving(self) -> list[NemoEngine]:

@@ -49,7 +49,7 @@ class NemoSource:
             raise EngineUnavailable(
                 f"{self._name} needs {error.name}: pip install 'stt-server[nemo]'"
             ) from error
-        _enter(self._model)
+        self._prepare_torch(self._model)
         if self._capacity is None:
             room = self._room()
             wanted = self._settings.max_streams
@@ -84,6 +84,15 @@ class NemoSource:
             raise EngineUnavailable(f"{path.name} is no streaming model")
         logger.info("model.loaded", extra={"device": str(device), "dtype": dtype})
         return model
+
+    def _prepare_torch(self, model: "Model") -> None:
+        import torch
+
+        if model.device.type == "cuda":
+            # Of several GPUs, this thread's is the one where none is named.
+            torch.cuda.set_device(model.device.index or 0)
+        if self._settings.nemo.threads is not None:
+            torch.set_num_threads(self._settings.nemo.threads)
 
     def _room(self) -> int:
         """How many streams there is memory for, at least one.
@@ -120,14 +129,6 @@ def size_bytes(checkpoint: Path) -> int:
     """Of a file, or of all files in a folder."""
     files = [checkpoint, *checkpoint.rglob("*")]
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _enter(model: "Model") -> None:
-    """Make the model's GPU the one that this thread uses where none is named."""
-    if model.device.type == "cuda":
-        import torch
-
-        torch.cuda.set_device(model.device.index or 0)
 
 
 class Probe(Protocol):

@@ -14,6 +14,7 @@ from stt_server.engine.nemo_messages import (
     EndTurn,
     Heard,
     HeardTurn,
+    HeardWord,
     Look,
     Open,
     Pause,
@@ -41,6 +42,10 @@ class Room(Protocol):
 
     async def running(self) -> None:
         """Return once there is a worker; raises `TranscriptionError` if that takes too long."""
+        ...
+
+    def settle(self, stream: "NemoStream", key: int) -> "tuple[Room, int]":
+        """Before a stream begins: where, and its name there."""
         ...
 
     def renew(self, stream: "NemoStream", key: int) -> int: ...
@@ -78,7 +83,8 @@ class NemoStream:
     def __init__(
         self, engine: Room, key: int, options: StreamOptions, *, hears_silence: bool = False
     ) -> None:
-        self._engine, self._key, self._options = engine, key, options
+        self._engine: Room = engine
+        self._key, self._options = key, options
         self.hears_silence = hears_silence
         self.on_news: Callable[[], None] | None = None
         self._opened = self._closed = False
@@ -92,6 +98,9 @@ class NemoStream:
         self._clock = Clock()
         self._news: Heard | None = None
         self._pause: _Pause | None = None
+        self._heard: tuple[HeardWord, ...] = ()
+        """What the last transcript was made of."""
+        self._words: tuple[Word, ...] = ()
 
     async def push(self, audio: Audio) -> Transcript | None:
         self._raise_failure()
@@ -161,6 +170,7 @@ class NemoStream:
             transcript = self._transcript(heard.turn, complete=True)
             received = heard.received
         self._news, self._turn_start = None, None
+        self._heard, self._words = (), ()
         self._pushed = self._pushed if self.hears_silence else received
         self._clock.forget(self._pushed)
         return transcript
@@ -190,7 +200,7 @@ class NemoStream:
 
     def fail(self, error: TranscriptionError | Overloaded) -> None:
         """The worker is gone, and the turn's words with it."""
-        is_idle = self._turn_start is None and self._waiting is None and not self.hears_silence
+        is_idle = self._turn_start is None and self._waiting is None
         if is_idle and isinstance(error, TranscriptionError):
             self._begin_anew()  # between turns nothing is lost
             return
@@ -200,6 +210,7 @@ class NemoStream:
 
     async def _send(self, audio: Audio) -> None:
         if not self._opened:
+            self._engine, self._key = self._engine.settle(self, self._key)
             await self._engine.running()
             self._engine.post(Open(self._key, self._options.lookahead_ms, self._options.language))
             self._opened = True
@@ -249,15 +260,7 @@ class NemoStream:
             self._key = self._engine.renew(self, self._key)
 
     def _transcript(self, turn: HeardTurn, *, complete: bool = False) -> Transcript:
-        start = self._turn_start or 0
-
-        def session(sample: int) -> int:
-            return max(start, min(self._clock.session(sample), self._end))
-
-        words = tuple(
-            Word(word.text, session(word.start), session(word.end), word.confidence)
-            for word in turn.words
-        )
+        words = self._convert(turn.words)
         # Greedy decoding takes nothing back, but the last word may get another syllable.
         return Transcript(
             words,
@@ -266,3 +269,21 @@ class NemoStream:
             tokens=turn.tokens,
             ends_turn=turn.mark.confidence if turn.mark else None,
         )
+
+    def _convert(self, heard: tuple[HeardWord, ...]) -> tuple[Word, ...]:
+        """With the session's times. What the batch has settled are the same objects each time, in
+        front of all others: however long the turn is, only its last words are converted again."""
+        start = self._turn_start or 0
+
+        def session(sample: int) -> int:
+            return max(start, min(self._clock.session(sample), self._end))
+
+        done = min(len(self._heard), len(heard))
+        while done and self._heard[done - 1] is not heard[done - 1]:
+            done -= 1
+        fresh = (
+            Word(word.text, session(word.start), session(word.end), word.confidence)
+            for word in heard[done:]
+        )
+        self._heard, self._words = heard, (*self._words[:done], *fresh)
+        return self._words

@@ -72,7 +72,8 @@ class RequestWorker:
         """The transcript of 16 kHz mono samples; cancelling withdraws the request.
 
         Raises:
-            Overloaded: too many requests are waiting, or the worker was stopped.
+            Overloaded: too many requests are waiting, the model is given up, or the worker was
+                stopped.
             TranscriptionError: it failed; another try may succeed.
         """
         thread = await self._supervisor.serving()

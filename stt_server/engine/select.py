@@ -75,7 +75,7 @@ def _nemo(settings: Settings) -> StreamingEngine:
         return _on_one_device(settings)
     from stt_server.engine.nemo_pool import NemoPool
 
-    def make() -> list[NemoEngine]:
+    def make() -> "list[NemoEngine]":
         """On every device that the setting stands for."""
         return [_on_one_device(own) for own in device_settings(settings)]
 

@@ -16,7 +16,9 @@ logger = logging.getLogger(__name__)
 MAX_STUCK = 3
 """A thread that hangs keeps its model's memory: while so many do, no other one is started."""
 RESTART_WAIT_S = 10.0
-"""How long work waits for a thread that is being restarted."""
+"""How long after a thread is lost work waits for the next one."""
+START_S = 120.0
+"""A restart that takes longer, and twice as long as the first start, is a hang."""
 PAUSES_S = (0.5, 2.0, 10.0, 30.0)
 """Before each attempt to start again; the last one is repeated."""
 STOP_S = 5.0
@@ -56,6 +58,7 @@ class Supervisor(Generic[T]):
         discard: Callable[[], None],
         stuck_s: float,
         pauses_s: Sequence[float] = PAUSES_S,
+        start_s: float = START_S,
     ) -> None:
         """
         Args:
@@ -66,12 +69,15 @@ class Supervisor(Generic[T]):
             discard: the model is not to be used again.
             stuck_s: a step that takes longer is a hang.
             pauses_s: before each attempt to start again; the last one is repeated.
+            start_s: a restart that takes longer, and twice as long as the first start, is a hang.
         """
         self._name = name
         self._begin, self._prove, self._on_lost, self._discard = begin, prove, on_lost, discard
-        self._stuck_s, self._pauses_s = stuck_s, pauses_s
+        self._stuck_s, self._pauses_s, self._start_s = stuck_s, pauses_s, start_s
         self._stuck: list[T] = []
         self._serving = asyncio.Event()
+        self._wait_until = 0.0
+        """On the loop's clock: one for all who wait for the same restart."""
         self._watch: asyncio.Task[None] | None = None
         self._is_stopped = False
         self._newest: T | None = None
@@ -82,25 +88,31 @@ class Supervisor(Generic[T]):
 
     async def start(self) -> None:
         """Start a thread, and others in its place from then on. Raises why it cannot serve."""
-        await self._start_thread()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await self._start_thread(None)
+        self._start_s = max(self._start_s, 2 * (loop.time() - began))
         self._watch = asyncio.create_task(self._keep_serving(), name=f"supervisor of {self._name}")
 
     async def serving(self) -> T:
-        """The thread, after a restart if one is under way.
+        """The thread, after a restart if one is under way. Whoever asks after `RESTART_WAIT_S` of
+        it does not wait any more.
 
         Raises:
-            TranscriptionError: it takes too long, or hangs.
-            Overloaded: `stop` was called.
+            TranscriptionError: it takes too long.
+            Overloaded: the model is given up, or `stop` was called.
         """
         if self.is_restarting:
             with suppress(TimeoutError):
-                async with asyncio.timeout(RESTART_WAIT_S):
+                async with asyncio.timeout_at(self._wait_until):
                     await self._serving.wait()
         if self._is_stopped:
             raise Overloaded("the server is shutting down")
-        if self.thread is None:
+        if self.thread is not None:
+            return self.thread
+        if self.is_restarting:
             raise TranscriptionError(f"{self.fault}, try again")
-        return self.thread
+        raise Overloaded(f"{self.fault}, try again later")
 
     async def stop(self) -> None:
         """End the thread, or leave it behind if it hangs. Never raises."""
@@ -122,13 +134,15 @@ class Supervisor(Generic[T]):
     def _restarting(self) -> str:
         return f"{self._name} is being restarted"
 
-    async def _start_thread(self) -> None:
+    async def _start_thread(self, limit_s: float | None) -> None:
         self._newest = thread = self._begin()
         proof = asyncio.ensure_future(self._prove(thread))
         gone = asyncio.create_task(self._gone(thread))
         try:
-            await asyncio.wait([proof, gone], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([proof, gone], timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if not proof.done():
+                if not gone.done():
+                    self._leave_stuck(thread)
                 raise EngineUnavailable(
                     f"{self._name} does not recognise a sound: the log has more"
                 )
@@ -149,6 +163,7 @@ class Supervisor(Generic[T]):
             await self._gone(self.thread)
             lost, self.thread, self.fault = self.thread, None, self._restarting
             self._serving.clear()
+            self._wait_until = asyncio.get_running_loop().time() + RESTART_WAIT_S
             self._on_lost(lost)
             await self._restart()
 
@@ -156,15 +171,18 @@ class Supervisor(Generic[T]):
         """Return when `thread` can serve no more: it has ended, or it hangs."""
         while not thread.ended.is_set():
             if thread.busy_s > self._stuck_s:
-                logger.error("engine.stuck", extra={"model": self._name})
-                self._stuck.append(thread)
-                # The model is still in the hands of that thread.
-                self._discard()
-                thread.stop()
+                self._leave_stuck(thread)
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(1.0, self._stuck_s / 4)):
                     await thread.ended.wait()
+
+    def _leave_stuck(self, thread: T) -> None:
+        logger.error("engine.stuck", extra={"model": self._name})
+        self._stuck.append(thread)
+        # The model is still in the hands of that thread.
+        self._discard()
+        thread.stop()
 
     async def _restart(self) -> None:
         """Return when a new thread serves."""
@@ -179,7 +197,7 @@ class Supervisor(Generic[T]):
                 continue
             self.fault = self._restarting
             try:
-                await self._start_thread()
+                await self._start_thread(self._start_s)
             except Exception:  # any failure means: not yet
                 logger.exception("engine.restart_failed", extra={"model": self._name})
                 self._discard()

@@ -107,6 +107,7 @@ class NativeCodec:
         self._config = NativeConfig(defaults, AudioFormat())
         self._writer = SegmentWriter()
         given = ConfigMessage.from_query(query)
+        self._greets = given is not None and bool(given.resume)
         if given is not None:
             self._config = self._config.merge(given, abilities, audio_seen=False)
         # What clients asked for counts for output caused by audio that came after it.
@@ -123,8 +124,9 @@ class NativeCodec:
         return self._applied.resume
 
     def greeting(self) -> Sequence[Message]:
-        """What the client gets before it has sent anything: its way back, if its URL asks for."""
-        return [self._ready()] if self.resumes else []
+        """What the client gets before it has sent anything: its way back, or that there is none,
+        if its URL asks for one."""
+        return [self._ready()] if self._greets else []
 
     def repeat(self, controls: int) -> None:
         """The client sends its control messages again from number `controls` on; those that came

@@ -29,7 +29,7 @@ from stt_server.events import (
 )
 from stt_server.pipeline import Progress, Stage
 from stt_server.settings import DetectorName, SessionOptions
-from stt_server.stages.recognition import end_tasks, next_event
+from stt_server.stages.recognition import end_tasks, news_before, next_event
 from stt_server.stages.verdict import Verdict
 from stt_server.turns.turn_text import TurnText
 
@@ -72,7 +72,7 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
         self._text = TurnText()
         self._paused: Transcript | None = None
         """The final if the turn ends in the present pause; None while speech goes on."""
-        self._told_eager = False
+        self._told_eager = self._told_failure = False
         self._turn_open = False
 
     async def run(self, inputs: AsyncIterator[StreamEvent]) -> AsyncGenerator[StreamEvent, None]:
@@ -105,23 +105,8 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
         )
 
     async def _overhear(self, arriving: asyncio.Task[StreamEvent | None]) -> list[StreamEvent]:
-        """Wait for the next event or for news of the stream, whichever comes first."""
-        stream = self._stream
-        assert isinstance(stream, AnnouncingStream)
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def wake(_: object = None) -> None:
-            if not woken.done():
-                woken.set_result(None)
-
-        stream.on_news = wake
-        arriving.add_done_callback(wake)
-        try:
-            await woken
-        finally:
-            stream.on_news = None
-            arriving.remove_done_callback(wake)
-        transcript = stream.take_news()
+        assert isinstance(self._stream, AnnouncingStream)
+        transcript = await news_before(arriving, self._stream)
         return [] if transcript is None else self._interim(transcript, at=self._progress.done)
 
     async def _react(self, event: StreamEvent) -> AsyncGenerator[StreamEvent, None]:
@@ -130,7 +115,7 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
                 for out in await self._take(event):
                     yield out
             case SpeechStarted(at=at, opens_turn=True):
-                self._turn_open = True
+                self._turn_open, self._told_failure = True, False
                 self._text.open(at)
                 await self._leave_outdated_stream()
                 yield event
@@ -180,7 +165,7 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
         try:
             transcript = await stream.push(audio)
         except TranscriptionError as error:
-            return [self._failed(error)]
+            return self._failed(error)
         if transcript is None or self._paused is not None:
             return []
         return self._interim(transcript, at=audio.end)
@@ -191,7 +176,9 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
             # What is found here belongs to the next turn, which will tell it.
             await stream.push(audio)
         except TranscriptionError as error:
-            logger.warning("asr.silence_failed", extra={"error": str(error)})
+            if not self._told_failure:
+                logger.warning("asr.silence_failed", extra={"error": str(error)})
+            self._told_failure = True
 
     def _interim(
         self, transcript: Transcript, *, at: int, is_lasting: bool = True
@@ -209,7 +196,7 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
             paused = await self._stream.pause()
         except TranscriptionError as error:
             self._answer(None)
-            return [self._failed(error)]
+            return self._failed(error)
         self._answer(paused.ends_turn)
         self._paused = paused
         # If speech goes on, it may take back what is new here.
@@ -225,7 +212,7 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
             later = await self._stream.pause()
         except TranscriptionError as error:
             self._answer(None)
-            return [self._failed(error)]
+            return self._failed(error)
         self._answer(later.ends_turn)
         self._paused = replace(self._paused, tokens=later.tokens)
         return []
@@ -237,7 +224,7 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
         try:
             await self._stream.resume()
         except TranscriptionError as error:
-            return [self._failed(error)]
+            return self._failed(error)
         return []
 
     def _eager_end(self, event: TurnEagerEnd) -> list[StreamEvent]:
@@ -269,18 +256,23 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
                 # It has all been told.
                 logger.warning("asr.turn_end_failed", extra={"error": str(error)})
                 return
-            yield self._failed(error)
+            for out in self._failed(error):
+                yield out
             transcript = Transcript()
         if paused is None:
             yield self._text.close(transcript, at=ended.at)
 
-    def _failed(self, error: TranscriptionError) -> StreamError:
-        logger.warning("asr.turn_failed", extra={"error": str(error)})
+    def _failed(self, error: TranscriptionError) -> list[StreamEvent]:
+        """Told once per turn: it has lost audio, and may go on to do so until the engine serves."""
         self._text.engine_failed()
         if self._paused is not None:
             # The words had at the pause have just been kept; behind them nothing was said.
             self._paused = Transcript()
-        return StreamError(error.code, str(error))
+        if self._told_failure:
+            return []
+        self._told_failure = True
+        logger.warning("asr.turn_failed", extra={"error": str(error)})
+        return [StreamError(error.code, str(error))]
 
     async def _opened(self) -> RecognitionStream:
         if self._stream is None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from stt_server.engine.base import AnnouncingStream
 from stt_server.events import Audio, StreamEvent, Transcript
 
 
@@ -37,3 +38,26 @@ async def end_tasks(*tasks: asyncio.Task[Any] | None) -> None:
 async def next_event(inputs: AsyncIterator[StreamEvent]) -> StreamEvent | None:
     """The next event, None after the last one; to wait for beside something else."""
     return await anext(inputs, None)
+
+
+async def news_before(
+    arriving: asyncio.Task[StreamEvent | None], stream: AnnouncingStream
+) -> Transcript | None:
+    """Wait for the next event or for news of the stream, whichever comes first; the news."""
+    # What came while the last events were passed on has been announced to nobody.
+    if (news := stream.take_news()) is not None:
+        return news
+    woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake(_: object = None) -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    stream.on_news = wake
+    arriving.add_done_callback(wake)
+    try:
+        await woken
+    finally:
+        stream.on_news = None
+        arriving.remove_done_callback(wake)
+    return stream.take_news()

@@ -66,3 +66,15 @@ def test_closing_leaves_taken_places_alone() -> None:
         admission.is_open = False
         assert admission.active == 1
     assert admission.active == 0
+
+
+def test_capacity_that_shrinks_counts_for_the_next_session() -> None:
+    places = 2
+    admission = Admission(lambda: places)
+    with admission.place():
+        places = 1
+        with pytest.raises(Overloaded, match="all places are taken"), admission.place():
+            pass
+        places = 2
+        with admission.place():
+            assert admission.active == 2

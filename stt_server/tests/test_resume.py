@@ -82,7 +82,12 @@ class Bench:
     """A session's transport, its first connection, and the time."""
 
     def __init__(
-        self, *, resumes: bool = True, buffer_kib: int = 16, window_s: float = WINDOW_S
+        self,
+        *,
+        resumes: bool = True,
+        buffer_kib: int = 16,
+        window_s: float = WINDOW_S,
+        send_timeout_s: float = 20.0,
     ) -> None:
         self.now = 100.0
         self.first = self.connection()
@@ -103,6 +108,7 @@ class Bench:
             self.tokens,
             self.progress,
             settings=ResumeSettings(window_s=window_s, buffer_kib=buffer_kib),
+            send_timeout_s=send_timeout_s,
             clock=lambda: self.now,
         )
 
@@ -175,10 +181,55 @@ async def test_new_messages_wait_behind_those_that_are_repeated() -> None:
     assert second.closed is None
     second.writable.set()
     await sending
+    await settle()
     second.lose(has_read_all=True)
     await closing
     assert second.texts == ["-", "one", "two"]
     assert second.closed == (1000, "")
+
+
+async def test_a_long_repetition_that_is_read_holds_nothing_up() -> None:
+    bench = Bench()
+    bench.first.lose()
+    await bench.transport.send(FINAL % "one")
+    second = bench.connection()
+    second.writable.clear()
+    await bench.attach(second, START)
+    async with asyncio.timeout(5):
+        await bench.transport.send(FINAL % "two")
+    assert not second.sent
+    second.writable.set()
+    await settle()
+    assert second.texts == ["-", "one", "two"]
+
+
+async def test_who_does_not_keep_up_with_a_repetition_is_waited_for() -> None:
+    bench = Bench(buffer_kib=16)
+    second = bench.connection()
+    second.writable.clear()
+    await bench.attach(second, START)
+    sending = asyncio.ensure_future(send_many(bench))
+    await settle()
+    assert not sending.done()
+    second.writable.set()
+    await sending
+    await settle()
+    assert second.texts == ["-", *map(str, range(1_000))]
+
+
+async def test_who_reads_nothing_of_a_repetition_is_left_and_may_come_back() -> None:
+    bench = Bench(send_timeout_s=0.02)
+    bench.first.lose()
+    await bench.transport.send(FINAL % "one")
+    second, third = bench.connection(), bench.connection()
+    second.writable.clear()
+    token = bench.tokens.current
+    async with asyncio.timeout(10):
+        await bench.transport.attach(second, token, START)
+    assert second.left == (1013, "messages were not read in time")
+    assert not bench.transport.is_gone
+    await bench.attach(third, START)
+    assert third.texts == ["-", "one"]
 
 
 async def test_reading_goes_on_with_the_next_connection() -> None:

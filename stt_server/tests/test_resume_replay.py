@@ -46,7 +46,7 @@ def test_messages_carry_their_number_and_the_samples_that_were_taken() -> None:
 
 def test_an_interim_is_let_go_for_the_segment_that_follows_it() -> None:
     buffer = buffer_of(INTERIM, INTERIM, FINAL, INTERIM, EVENT, INTERIM)
-    assert [message["messageId"] for message in kept(buffer)] == [2, 3, 4, 5]
+    assert [message["messageId"] for message in kept(buffer)] == [2, 4, 5]
     assert buffer.can_repeat_from(0)
 
 
@@ -79,6 +79,14 @@ def test_the_oldest_of_what_was_sent_makes_room() -> None:
     assert sum(len(json.dumps(message)) for message in left) <= 600
     assert not buffer.can_repeat_from(0)
     assert buffer.can_repeat_from(int(str(left[0]["messageId"])))
+
+
+def test_room_is_counted_as_it_is_on_the_wire() -> None:
+    text = segment("", final=True).replace('""', '"%s"' % ("\u00e4" * 600))
+    assert buffer_of(text, max_bytes=1_200).is_full
+    buffer = buffer_of(text, text, max_bytes=1_200)
+    buffer.forget(2)
+    assert not buffer.is_full
 
 
 def test_what_was_not_sent_stays() -> None:

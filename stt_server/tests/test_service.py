@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 from starlette.requests import Request
@@ -92,6 +93,16 @@ def test_streaming_recogniser_sets_the_capacity(limit: int | None, capacity: int
     service = Service(settings, ScriptedEngine(), ScriptedSegmentEngine())
 
     assert service.admission.capacity == capacity
+
+
+async def test_capacity_follows_the_recogniser_up_to_the_limit() -> None:
+    settings = Settings.model_validate({"model": "scripted", "limits": {"max_sessions": 6}})
+    engine = ScriptedEngine()
+    service = Service(settings, engine)
+    for places, capacity in ((8, 6), (4, 4), (0, 0), (8, 6)):
+        engine.info = replace(engine.info, capacity=places)
+        assert service.admission.capacity == capacity
+        assert f"stt_capacity {capacity}.0".encode() in service.metrics.render()
 
 
 # Ends of turns

@@ -16,6 +16,7 @@ class TurnText:
         self._samples = 0
         self._kept: tuple[Word, ...] = ()
         self._kept_tokens: tuple[Token, ...] = ()
+        self._lasting_tokens: tuple[Token, ...] = ()
         self._last = Transcript()
         self._stable = 0
         self._sent = ""
@@ -31,7 +32,7 @@ class TurnText:
         self._turn += 1
         self._start = start
         self._samples = 0
-        self._kept, self._kept_tokens = (), ()
+        self._kept, self._kept_tokens, self._lasting_tokens = (), (), ()
         self._last, self._stable, self._sent = Transcript(), 0, ""
         self._estimated_times = False
 
@@ -55,6 +56,7 @@ class TurnText:
         self._estimated_times |= transcript.estimated_times
         if is_lasting:
             self._stable = max(self._stable, len(self._kept) + transcript.stable)
+            self._lasting_tokens = transcript.tokens
         words = self._kept + transcript.words
         text = _spell(words)
         if text == self._sent or not text:
@@ -70,14 +72,14 @@ class TurnText:
             end=max(at, self._start),
             language=transcript.language,
             estimated_times=self._estimated_times,
-            tokens=self._kept_tokens + (transcript.tokens if is_lasting else ()),
+            tokens=self._kept_tokens + self._lasting_tokens,
         )
 
     def engine_failed(self) -> None:
         """The engine forgot the turn: keep the words found so far; it starts afresh."""
         self._kept += self._last.words
         self._kept_tokens += self._last.tokens
-        self._last = Transcript()
+        self._last, self._lasting_tokens = Transcript(), ()
 
     def close(self, transcript: Transcript, *, at: int) -> Hypothesis:
         """The final; speech ended at sample `at`."""

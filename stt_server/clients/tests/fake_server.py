@@ -51,7 +51,11 @@ class FakeServer:
     """Sent to a client that comes back."""
     close_resumed_with: tuple[int, str] | None = None
     """Close then, with this code and reason."""
+    drops_resumed: bool = False
+    """Lose the connection then."""
     refuse_resume: Response | None = None
+    deaf_s: float = 0.0
+    """Reads nothing for so long, once, after the first audio."""
 
     paths: list[str] = field(default_factory=list[str])
     """What was asked for, connection by connection."""
@@ -98,6 +102,8 @@ class FakeServer:
                 await self._send(*self.on_resume)
                 if self.close_resumed_with is not None:
                     await connection.close(*self.close_resumed_with)
+                if self.drops_resumed:
+                    connection.transport.abort()
             async for message in connection:
                 if isinstance(message, bytes):
                     await self._take_audio(message)
@@ -114,6 +120,11 @@ class FakeServer:
     async def _take_audio(self, data: bytes) -> None:
         self.audio += data
         self.packet_bytes.append(len(data))
+        if self.deaf_s:
+            transport = self._connection.transport
+            transport.pause_reading()
+            asyncio.get_running_loop().call_later(self.deaf_s, transport.resume_reading)
+            self.deaf_s = 0.0
         replies, self.on_audio = self.on_audio, []
         await self._send(*replies)
         if self.close_with is not None:

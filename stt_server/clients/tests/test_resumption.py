@@ -1,6 +1,7 @@
 """A client whose server loses the connection; `tests/test_resume.py` has the real server."""
 
 import asyncio
+import tracemalloc
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -136,6 +137,62 @@ async def test_it_tries_for_as_long_as_the_server_waits() -> None:
         with pytest.raises(ConnectionLost):
             await client.finish()
     assert len(server.paths) > 3
+
+
+async def test_connections_that_end_at_once_are_no_way_back() -> None:
+    """Each of them is taken by the server, and none gets any further."""
+    notes: list[str] = []
+    brief = READY_TO_RESUME | {"resumeWindowS": 0.6}
+    server = losing_server(on_config=[brief], drops_resumed=True)
+    async with server, Client(server.url, options=OPTIONS, note=notes.append) as client:
+        await client.send(SECOND)
+        with pytest.raises(ConnectionLost):
+            async with asyncio.timeout(10):
+                await client.finish()
+    assert notes.count("resumed") > 1
+    assert len(server.paths) < 12
+
+
+async def test_it_comes_back_after_something_on_the_way_went_away() -> None:
+    async with losing_server(drops_after=None, close_with=(1001, "")) as server:
+
+        def note(_: str) -> None:
+            server.close_with = None
+
+        async with Client(server.url, options=OPTIONS, note=note) as client:
+            await client.send(SECOND)
+            await client.finish()
+
+
+async def test_for_a_server_that_does_not_offer_it_nothing_is_kept() -> None:
+    async with (
+        FakeServer(on_config=[READY], on_audio=[]) as server,
+        Client(server.url, options=OPTIONS) as client,
+    ):
+        tracemalloc.start()
+        try:
+            for _ in range(100):
+                await client.send(SECOND)
+            await client.flush()
+            snapshot = tracemalloc.take_snapshot()
+        finally:
+            tracemalloc.stop()
+        await client.finish()
+    ours = snapshot.filter_traces([tracemalloc.Filter(True, "*/clients/client.py")])
+    assert sum(trace.size for trace in ours.traces) < 10 * len(SECOND)
+
+
+async def test_a_server_that_does_not_offer_it_may_be_silent_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stt_server.clients.connection._IMPATIENT_S", 0.05)
+    monkeypatch.setattr("stt_server.clients.connection._IMPATIENT_CLOSE_S", 0.05)
+    async with (
+        FakeServer(on_config=[READY], on_audio=[], deaf_s=0.6) as server,
+        Client(server.url, options=OPTIONS) as client,
+    ):
+        await client.send(SECOND)
+        await client.finish()
 
 
 async def test_who_closes_while_it_comes_back_is_not_kept() -> None:

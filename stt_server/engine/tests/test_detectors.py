@@ -6,11 +6,18 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from stt_server.engine.base import EngineInfo, EngineUnavailable, SpeculativeStream, StreamOptions
+from stt_server.engine.base import (
+    EngineInfo,
+    EngineUnavailable,
+    RecognitionStream,
+    SpeculativeStream,
+    StreamOptions,
+)
 from stt_server.engine.detectors import ANSWER_S, Detectors, SideModelDetector
 from stt_server.engine.fake import WORD_SAMPLES, Script, ScriptedEngine
+from stt_server.engine.smart_turn import HOW_TO_GET
 from stt_server.errors import Overloaded, TranscriptionError
-from stt_server.events import Audio, Transcript, TurnEndReason
+from stt_server.events import SAMPLE_RATE, Audio, Transcript, TurnEndReason
 from stt_server.settings import DetectorName
 from stt_server.stages.tests.fake_detector import FakeDetector
 from stt_server.stages.tests.virtual_time import run
@@ -144,6 +151,7 @@ async def test_place_in_the_side_model_is_taken_for_turns_alone() -> None:
     detector = SideModelDetector(engine)
     assert engine.open_streams == 0
     await detector.hear(piece(words=1))
+    await detector.judge()
     assert engine.open_streams == 1
 
     await detector.reset()
@@ -237,3 +245,87 @@ async def test_side_model_without_a_free_place_says_nothing_until_the_next_turn(
     await detector.reset()
     await detector.hear(piece(words=1, start=9))
     assert await detector.judge() == 0.9
+
+
+class RestartingEngine(ScriptedEngine):
+    """Opens nothing while it is at fault. A `SupervisedEngine`."""
+
+    fault: str | None = "it is being restarted"
+
+    async def open(self, options: StreamOptions) -> RecognitionStream:
+        if self.fault is not None:
+            await asyncio.sleep(1e6)
+        return await super().open(options)
+
+
+def test_side_model_that_restarts_costs_no_time_and_serves_the_next_turn() -> None:
+    async def main() -> None:
+        engine = RestartingEngine(SURE)
+        detector = SideModelDetector(engine)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for start in range(3):
+            await detector.hear(piece(words=1, start=start))
+            assert await detector.judge() is None
+        assert loop.time() == began
+
+        engine.fault = None
+        await detector.reset()
+        await detector.hear(piece(words=1, start=9))
+        assert await detector.judge() == 0.9
+
+    run(main())
+
+
+def test_live_audio_does_not_wait_for_a_side_model_that_hangs() -> None:
+    async def main() -> None:
+        sick = SickStream(1e6, 0.0)
+        detector = SideModelDetector(SickEngine([sick]))
+        loop = asyncio.get_running_loop()
+        for second in range(20):
+            began = loop.time()
+            await detector.hear(Audio(second * SAMPLE_RATE, np.zeros(SAMPLE_RATE, np.float32)))
+            assert loop.time() == began
+            await asyncio.sleep(1.0)
+        assert await detector.judge() is None
+        assert sick.closed
+
+    run(main())
+
+
+def test_audio_sent_in_one_burst_waits_for_the_side_model_and_none_is_lost() -> None:
+    async def main() -> None:
+        slow = SickStream(0.5, 0.0)
+        detector = SideModelDetector(SickEngine([slow]))
+        loop = asyncio.get_running_loop()
+        for second in range(10):
+            await detector.hear(Audio(second * SAMPLE_RATE, np.zeros(SAMPLE_RATE, np.float32)))
+        assert loop.time() > 2.0
+        assert await detector.judge() == 0.9
+        assert loop.time() == 5.0
+
+    run(main())
+
+
+def test_turn_that_ends_while_the_side_model_hears_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        sick, well = SickStream(1e6, 0.0), SickStream(0.0, 0.0)
+        detector = SideModelDetector(SickEngine([sick, well]))
+        await detector.hear(piece(words=1))
+        await asyncio.sleep(0.1)
+        await detector.reset()
+        assert sick.closed
+        await detector.hear(piece(words=1, start=9))
+        assert await detector.judge() == 0.9
+
+    run(main())
+
+
+@pytest.mark.parametrize(("missing", "told"), [("file is no smart-turn", 1), (HOW_TO_GET, 0)])
+async def test_smart_turn_that_is_broken_is_told_to_the_operator(
+    missing: str, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    await Detectors(DetectorName.SILENCE, smart_turn=SmartTurnStub(missing)).start()
+
+    logged = [record for record in caplog.records if record.msg == "smart_turn.left_out"]
+    assert len(logged) == told

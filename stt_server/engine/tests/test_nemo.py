@@ -11,6 +11,7 @@ import pytest
 from stt_server.engine import nemo_stream, supervisor
 from stt_server.engine.base import EngineUnavailable, StreamOptions
 from stt_server.engine.nemo import STUCK_S, NemoEngine
+from stt_server.engine.nemo_messages import Command, Heard, HeardTurn, HeardWord
 from stt_server.engine.nemo_stream import NemoStream
 from stt_server.engine.supervisor import MAX_STUCK
 from stt_server.engine.tests.fake_batch import CHUNK, Script
@@ -309,6 +310,9 @@ async def test_after_too_many_hangs_no_further_model_is_loaded() -> None:
         assert script.loads == MAX_STUCK
         with pytest.raises(EngineUnavailable, match="restart the server"):
             await engine.check()
+        # Its clients are to go elsewhere.
+        with pytest.raises(Overloaded, match="restart the server"):
+            await stream.push(audio(0, CHUNK))
         # The threads come back to life: their memory is free again.
         hang.set()
         await until(lambda: engine.fault is None)
@@ -327,3 +331,57 @@ async def test_a_panic_of_the_kernels_is_a_failure_like_others() -> None:
 async def test_a_worker_that_fails_as_soon_as_it_is_ready_is_noticed() -> None:
     async with running(Script(broken=True), pause_s=60.0) as engine:
         await until(lambda: engine.fault is not None)
+
+
+@pytest.mark.parametrize("gating", [True, False])
+async def test_a_thread_that_dies_between_turns_costs_the_next_one_nothing(gating: bool) -> None:
+    script = Script(failing_steps={0})
+    async with running(script, gating=gating) as engine:
+        stream = await engine.open(StreamOptions())
+        if not gating:
+            await stream.push(Audio(0, np.zeros(CHUNK, np.float32)))
+        else:
+            with pytest.raises(EngineUnavailable):
+                await engine.check()
+        await until(lambda: script.loads == 2 and engine.fault is None)
+        assert spell(await say_turn(stream, SAMPLE_RATE, SAMPLE_RATE)) == "s0"
+
+
+class _Room:
+    """A `Room` whose worker never answers."""
+
+    def post(self, command: Command) -> None: ...
+
+    async def running(self) -> None: ...
+
+    def settle(self, stream: NemoStream, key: int) -> tuple["_Room", int]:
+        return self, key
+
+    def renew(self, stream: NemoStream, key: int) -> int:
+        return key + 1
+
+    def release(self, key: int) -> None: ...
+
+
+async def test_only_the_last_words_of_a_long_turn_are_converted_again() -> None:
+    stream = NemoStream(_Room(), 0, StreamOptions())
+    settled = tuple(HeardWord(f"w{n}", n * 100, n * 100 + 50, 0.5) for n in range(90))
+
+    async def hear(start: int, *words: HeardWord) -> Transcript:
+        await stream.push(audio(start, SAMPLE_RATE))
+        stream.deliver(Heard(0, HeardTurn(words), start + SAMPLE_RATE, start + SAMPLE_RATE, False))
+        heard = stream.take_news()
+        assert heard is not None
+        return heard
+
+    first = await hear(0, *settled, HeardWord("lo", 9_000, 99_000, 0.5))
+    second = await hear(SAMPLE_RATE, *settled, HeardWord("long", 9_000, 99_000, 0.5))
+    assert all(a is b for a, b in zip(first.words[:90], second.words[:90], strict=True))
+    assert spell(second).endswith("w89 long")
+    # The sound goes on in what has been pushed since.
+    assert (first.words[-1].end, second.words[-1].end) == (SAMPLE_RATE, 2 * SAMPLE_RATE)
+
+    # A pause's copy was dropped: fewer words, and others.
+    third = await hear(2 * SAMPLE_RATE, *settled[:80], HeardWord("else", 8_000, 8_050, 0.5))
+    assert spell(third).endswith("w79 else")
+    assert third.words[-1].start == 8_000

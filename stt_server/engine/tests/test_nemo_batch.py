@@ -1,6 +1,7 @@
 """What the engine room is told of a turn: marks, punctuation that comes late, ids."""
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 import nemo_lite
 from nemo_lite import Tokenizer
 from nemo_lite.tests.tiny import CONFIG, noise, random_network, tiny_model
+from stt_server.engine import nemo_batch
 from stt_server.engine.nemo_batch import NemoBatch, is_spoken
 from stt_server.engine.nemo_messages import HeardTurn
 from stt_server.events import Samples
@@ -121,28 +123,39 @@ def test_a_decoder_that_is_reset_goes_on_as_if_nothing_had_been_said() -> None:
     assert carried[1].tokens[0].confidence != reset[1].tokens[0].confidence
 
 
-@settings(max_examples=20)
+def heard(cut: int, between: Callable[[NemoBatch, int], None]) -> HeardTurn:
+    """What is heard in `AUDIO` when something happens after `cut` samples."""
+    batch = NemoBatch(tiny_model(), slots=2, lookahead_ms=0)
+    batch.open(None, None)
+    slot = batch.open(None, None)
+    batch.push(slot, AUDIO[:cut])
+    between(batch, slot)
+    batch.push(slot, AUDIO[cut:])
+    drain(batch)
+    return batch.turn(slot)
+
+
+@cache
+def undisturbed() -> HeardTurn:
+    turn = heard(CUT, lambda _batch, _slot: None)
+    assert turn.tokens
+    return turn
+
+
+@settings(max_examples=10)
 @given(
     cut=st.integers(1, len(AUDIO)),
     extra=st.integers(0, 30_000),
     seed=st.integers(0, 9),
     finish=st.booleans(),
+    long=st.booleans(),
 )
 def test_a_stream_that_is_restored_is_the_one_that_was_copied(
-    cut: int, extra: int, seed: int, finish: bool
+    cut: int, extra: int, seed: int, finish: bool, long: bool
 ) -> None:
-    def heard(try_end: Callable[[NemoBatch, int], None]) -> HeardTurn:
-        batch = NemoBatch(tiny_model(), slots=2, lookahead_ms=0)
-        batch.open(None, None)
-        slot = batch.open(None, None)
-        batch.push(slot, AUDIO[:cut])
-        try_end(batch, slot)
-        batch.push(slot, AUDIO[cut:])
-        drain(batch)
-        return batch.turn(slot)
-
     def try_end(batch: NemoBatch, slot: int) -> None:
         drain(batch)
+        batch.turn(slot)
         copy = batch.snapshot(slot)
         more: Samples = noise(2, seed=seed)[:extra]
         batch.push(slot, more)
@@ -154,6 +167,9 @@ def test_a_stream_that_is_restored_is_the_one_that_was_copied(
         batch.turn(slot)
         batch.restore(slot, copy)
 
-    plain = heard(lambda _batch, _slot: None)
-    assert plain.tokens
-    assert heard(try_end) == plain
+    plain = undisturbed()
+    with pytest.MonkeyPatch.context() as patch:
+        if long:
+            patch.setattr(nemo_batch, "LONG_TURN", 3)
+            patch.setattr(nemo_batch, "KEPT_WORDS", 1)
+        assert heard(cut, try_end) == plain

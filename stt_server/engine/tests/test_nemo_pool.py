@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -17,10 +18,14 @@ from stt_server.engine.base import (
 from stt_server.engine.nemo import NemoEngine
 from stt_server.engine.nemo_pool import NemoPool
 from stt_server.engine.nemo_stream import NemoStream
+from stt_server.engine.select import make_engine
 from stt_server.engine.tests.fake_batch import CAPACITY, Script
 from stt_server.engine.tests.test_nemo import say, say_turn, spell, until
 from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import SAMPLE_RATE
+from stt_server.settings import EngineName, NemoSettings, Settings
+
+MODEL = Path(__file__).resolve().parents[4] / "shared/models/digits-streaming.nemo"
 
 INFO = EngineInfo("fake", "For tests.", capacity=9)
 
@@ -98,6 +103,24 @@ async def test_a_device_that_fails_takes_its_places_along_and_no_other() -> None
             await pool.open(StreamOptions())
 
 
+async def test_sessions_of_a_device_that_fails_go_on_on_another_one_that_has_room() -> None:
+    broken, whole = Script(), Script()
+    pool = pool_of(broken, whole)
+    async with running(pool):
+        streams = [await open_stream(pool) for _ in range(2 * CAPACITY - 1)]
+        broken.failing_steps = {0}
+        with pytest.raises(TranscriptionError):
+            await say_turn(streams[0], 0, SAMPLE_RATE)
+        # There is one free place over there.
+        assert pool.info.capacity == CAPACITY
+        assert spell(await say_turn(streams[0], 9 * SAMPLE_RATE, SAMPLE_RATE)) == "s0"
+        with pytest.raises(Overloaded):
+            await pool.open(StreamOptions())
+        for stream in streams:
+            await stream.close()
+        assert await open_stream(pool)
+
+
 async def test_without_a_device_that_serves_there_is_a_fault_until_one_is_back() -> None:
     script = Script()
     pool = pool_of(script, pause_s=0.05)
@@ -156,3 +179,19 @@ async def test_the_server_hears_of_every_devices_steps() -> None:
         for _ in range(2):
             await say_turn(await open_stream(pool), 0, 1_600)
     assert len(times) == 2
+
+
+@pytest.mark.skipif(not MODEL.is_file(), reason="../shared/models is absent")
+async def test_without_a_named_device_the_best_there_is_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    nemo = NemoSettings(checkpoint=str(MODEL), gating=False, threads=1)
+    pool = make_engine(Settings(model=EngineName.PARAKEET_EOU, nemo=nemo, max_streams=2))
+    assert isinstance(pool, NemoPool)
+    assert pool.info.name == "parakeet-eou"
+    assert pool.hears_silence
+    async with running(pool):
+        assert pool.info.capacity == 2
+        await pool.check()

@@ -292,7 +292,7 @@ async def test_model_that_goes_on_hanging_is_given_up() -> None:
         with pytest.raises(TranscriptionError):
             await task
         await until(lambda: "restart the server" in (worker.fault or ""), "it is given up")
-        with pytest.raises(TranscriptionError, match="hangs"):
+        with pytest.raises(Overloaded, match="hangs"):
             await worker.recognise(audio(5))
 
         # All come back: they were only slow.

@@ -53,6 +53,14 @@ def test_the_url_gets_one_at_once() -> None:
     assert ready["config"]["resume"] is True
 
 
+def test_the_url_is_told_at_once_that_there_is_none() -> None:
+    (greeting,) = new_codec(can_resume=False, resume="true").greeting()
+    ready = json.loads(greeting)
+    assert ready["config"]["resume"] is False
+    assert "resumeToken" not in ready
+    assert not new_codec(resume="false").greeting()
+
+
 def test_a_token_is_told_once() -> None:
     codec = new_codec()
     ready_of(codec, resume=True)

@@ -738,3 +738,67 @@ async def test_words_found_between_two_packets_are_told_at_once() -> None:
 
     assert texts(out)[2:] == [("one two", True)]
     assert slow.on_news is None
+
+
+async def test_words_found_while_others_were_passed_on_are_told_before_the_next_packet() -> None:
+    slow = SlowStream()
+    more = asyncio.Event()
+
+    async def open_slow(options: StreamOptions) -> RecognitionStream:
+        return slow
+
+    async def events() -> AsyncGenerator[StreamEvent]:
+        yield SpeechStarted(0, opens_turn=True)
+        slow.find("one")
+        yield audio(words=1)
+        await more.wait()
+
+    stage = StreamingAsrStage(open_slow, SessionOptions(), Progress(), clock=lambda: NOW)
+    out: list[StreamEvent] = []
+    async with asyncio.timeout(10):
+        async for event in stage.run(events()):
+            out.append(event)
+            if texts(out) == [("one", False)]:
+                slow.find("one two")  # nobody listens at this moment
+            elif len(texts(out)) == 2:
+                more.set()
+
+    assert texts(out) == [("one", False), ("one two", False)]
+
+
+# A model that is gone
+
+
+async def test_turn_without_an_engine_is_told_once_and_goes_on_when_it_serves_again() -> None:
+    progress = Progress()
+    recorder = Recorder("push 2", "push 3", "push 4")
+
+    async def open_stream(_: StreamOptions) -> RecognitionStream:
+        return recorder
+
+    stage = StreamingAsrStage(open_stream, SessionOptions(), progress, clock=lambda: NOW)
+    out = [event async for event in stage.run(stream(*turn(words=5)))]
+
+    assert errors(out) == ["cannot push"]
+    assert texts(out)[-1] == ("w0 w4", True)
+    assert progress.done == at(5)
+
+
+async def test_each_turn_without_an_engine_is_told() -> None:
+    recorder = Recorder("push 1", "push 2", "push 3", "push 4", "end_turn 1")
+
+    out = await outcome_of(recorder, *turn(words=2), *turn(words=2, start=5))
+
+    assert errors(out) == ["cannot push"] * 2
+
+
+async def test_silence_that_an_engine_cannot_hear_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await outcome_of(
+        Recorder(*(f"push {n}" for n in range(1, 9))),
+        *(quiet(words=1, start=n) for n in range(8)),
+        hears_silence=True,
+    )
+
+    assert [record.msg for record in caplog.records] == ["asr.silence_failed"]

@@ -1,5 +1,6 @@
 """The text of turns over transcripts as engines give them."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -280,6 +281,18 @@ def test_words_that_may_be_taken_back_are_shown_but_neither_stable_nor_with_toke
 
     assert interim is not None
     assert (interim.stable, interim.unstable, interim.tokens) == ("please", " send", ())
+
+
+def test_what_may_be_taken_back_has_the_tokens_that_may_not() -> None:
+    text = TurnText()
+    text.open(0)
+    lasting = Transcript(words("please send"), stable=1, tokens=(Token(1, 0.5), Token(2, 0.5)))
+    text.hear(replace(lasting, stable=0), at=100, is_lasting=False)
+    assert text.hear(lasting, at=200) is None
+    more = Transcript(words("please send it"), tokens=(*lasting.tokens, Token(3, 0.5)))
+    interim = text.hear(more, at=300, is_lasting=False)
+    assert interim is not None
+    assert interim.tokens == lasting.tokens
 
 
 def test_final_has_the_tokens_of_all_its_words() -> None:
