@@ -11,7 +11,6 @@ MOST_PERCENT = 45
 COLOURS = {
     "silence": "black",
     "smart-turn": "tab:blue",
-    "smart-turn, asked again": "tab:cyan",
     "eou": "tab:orange",
     "eou and smart-turn": "tab:green",
     "eou or smart-turn": "tab:red",

@@ -55,8 +55,7 @@ where no sentence ends, turns `in a row` of 0.3-0.8 s between sentences that the
 by itself. Each cell is the soonest that any settings tried reach: delay p50 / p95 in ms, chosen on
 the same clips. Tried are silence of 200-2000 ms, and for detectors a small gap of 200, 360, 520 or
 680 ms (the silence after which they are asked), thresholds {thresholds}, and silence of 1000 or
-1250 ms that ends the turn anyway. `smart-turn` is asked once in a pause unless it says so, the
-others again each 160 ms.
+1250 ms that ends the turn anyway. They are asked again each 160 ms.
 
 {tables}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from turn_clips import Clip
 
-from stt_server.engine.base import TurnDetector
+from stt_server.engine.base import HearsPauses, TurnDetector
 from stt_server.engine.vad import VadModel, VadState
 from stt_server.events import (
     SAMPLE_RATE,
@@ -132,6 +132,10 @@ class Recorder:
     async def hear(self, audio: Audio) -> None:
         self._span.add(audio)
         await self._detector.hear(audio)
+
+    def pause(self, at: int) -> None:
+        if isinstance(self._detector, HearsPauses):
+            self._detector.pause(at)
 
     async def judge(self) -> float | None:
         began = time.process_time()

@@ -40,8 +40,8 @@ FIRST_MS, BACKSTOP_MS = 200, 1_250
 GAPS_MS = tuple(FIRST_MS + AGAIN_MS * more for more in range(4))
 BACKSTOPS_MS = (1_000, BACKSTOP_MS)
 THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97)
-ONCE_MS = 2_000
-"""Silence after which a detector is asked again: longer than any pause here."""
+REPEATED_S = 0.001
+"""An answer that takes less was given before."""
 SHOWN = ((200, 0.5), (360, 0.5), (520, 0.5), (520, 0.9))
 SHOWN_SILENCES_MS = (500, 1_000, 1_500)
 SILENCES_MS = range(200, 2_001, 100)
@@ -107,7 +107,7 @@ async def record(
             took_s.extend(recorder.took_s)
 
     await asyncio.gather(*(work(detector) for detector in detectors))
-    return median(took_s) if took_s else 0.0
+    return median(fresh) if (fresh := [each for each in took_s if each > REPEATED_S]) else 0.0
 
 
 async def record_all(found: Sequence[Material]) -> dict[DetectorName, float]:
@@ -148,9 +148,7 @@ async def curves(material: Material, took_s: Mapping[DetectorName, float]) -> li
     found = [Curve("silence", silence, plain)]
     has_eou = material.asks_eou and EOU in took_s
     if SMART_TURN in took_s:
-        once = await _swept("smart-turn", clips, [SMART_TURN], took_s, check_ms=ONCE_MS)
-        again = await _swept("smart-turn, asked again", clips, [SMART_TURN], took_s)
-        found += [once, again]
+        found.append(await _swept("smart-turn", clips, [SMART_TURN], took_s))
     if has_eou:
         found.append(await _swept("eou", clips, [EOU], took_s))
     if has_eou and SMART_TURN in took_s:
@@ -165,27 +163,25 @@ async def _swept(
     names: Sequence[DetectorName],
     took_s: Mapping[DetectorName, float],
     combine: Callable[[list[float]], float] = min,
-    *,
-    check_ms: int = AGAIN_MS,
 ) -> Curve:
     points = [
-        await measure(clips, _asked(gap_ms, threshold, backstop_ms, check_ms), names, combine)
+        await measure(clips, _asked(gap_ms, threshold, backstop_ms), names, combine)
         for gap_ms, threshold, backstop_ms in product(GAPS_MS, THRESHOLDS, BACKSTOPS_MS)
     ]
-    shown = (_asked(*each, BACKSTOP_MS, check_ms) for each in SHOWN)
+    shown = (_asked(*each, BACKSTOP_MS) for each in SHOWN)
     chosen = [point for settings in shown for point in points if point.endpointing == settings]
     return Curve(
         label, points, tuple(chosen if len(names) == 1 else ()), sum(took_s[name] for name in names)
     )
 
 
-def _asked(gap_ms: int, threshold: float, backstop_ms: int, check_ms: int) -> EndpointingSettings:
+def _asked(gap_ms: int, threshold: float, backstop_ms: int) -> EndpointingSettings:
     return EndpointingSettings(
         detector=SMART_TURN,
         small_gap_ms=gap_ms,
         turn_threshold=threshold,
         silence_ms=backstop_ms,
-        check_ms=check_ms,
+        check_ms=AGAIN_MS,
     )
 
 

@@ -170,7 +170,8 @@ async def test_real_model_hears_on_after_its_thread_died() -> None:
         afterwards = await transcribe(server.url, turn)
     assert (len(client.finals), client.close_code) == (2, 1000)
     assert client.finals[-1]
-    assert afterwards == undisturbed
+    # Which interims are told depends on how fast the model is.
+    assert list(filter(is_final, afterwards)) == list(filter(is_final, undisturbed))
 
 
 async def test_no_task_outlives_a_failure() -> None:

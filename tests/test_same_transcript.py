@@ -129,8 +129,8 @@ async def test_every_format_gives_the_same_turns(
     assert received[-1]["audioSeconds"] == pytest.approx(len(samples) / RATE, abs=0.0011)
     assert_speech_times(received, spoken)
     for final, (start, end) in zip(finals(received), spoken, strict=True):
-        # One word per 0.3 s of pre-roll (0.3 s), speech, and the pause up to where it is told (0.3 s,
-        # less where the clip ends). The tolerance of both borders together is one word.
+        # One word per 0.3 s of pre-roll (0.3 s), speech, and the pause up to where it is told
+        # (0.3 s, less where the clip ends). The tolerance of both borders together is one word.
         heard_until = min(end + 0.3, len(samples) / RATE)
         expected = (heard_until - start + 0.3) / 0.3
         assert len(final["text"].split()) == pytest.approx(expected, abs=1.0)

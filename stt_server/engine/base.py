@@ -125,6 +125,15 @@ class TurnDetector(Protocol):
         ...
 
 
+@runtime_checkable
+class HearsPauses(TurnDetector, Protocol):
+    """A turn detector that must know where the silence begins that it is asked about."""
+
+    def pause(self, at: int) -> None:
+        """Speech stopped at sample `at`: what is heard between there and `judge` is silence."""
+        ...
+
+
 class Engine(Protocol):
     """What the server does with any engine."""
 

@@ -21,7 +21,7 @@ from nemo_lite import hub
 from stt_server.engine.base import EngineUnavailable
 from stt_server.engine.pocketsphinx import usable_cpus
 from stt_server.engine.smart_turn_features import FRAMES, HEARD_SAMPLES, MELS, log_mel
-from stt_server.events import Audio, Samples, TurnEndReason
+from stt_server.events import SAMPLE_RATE, Audio, Samples, TurnEndReason
 from stt_server.settings import ModelSettings, SmartTurnSettings
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,10 @@ ANSWER_S = 1.0
 WAITING_PER_THREAD = 12
 """A judgement takes some 80 ms of a core: more that wait would not be answered in time."""
 INPUT = "input_features"
+SILENCE_SAMPLES = SAMPLE_RATE // 10
+"""What is heard of the silence after speech: more makes it surer of an end, whatever was said."""
+KEPT_SAMPLES = HEARD_SAMPLES + SAMPLE_RATE // 2
+"""Of a turn: what is heard, and the silence after it that is left out."""
 
 
 def find_smart_turn(settings: SmartTurnSettings, models: ModelSettings) -> Path | None:
@@ -115,6 +119,7 @@ def check_answer(probability: float) -> float:
 @dataclass(slots=True, eq=False)
 class _Request:
     pieces: tuple[Samples, ...]
+    leave_out: int
     is_wanted: bool = True
 
 
@@ -169,13 +174,14 @@ class SmartTurn:
         """The detector of one session."""
         return SmartTurnDetector(self)
 
-    async def judge(self, pieces: tuple[Samples, ...]) -> float | None:
-        """`TurnJudge.judge` of consecutive pieces; None if that fails or comes too late."""
+    async def judge(self, pieces: tuple[Samples, ...], *, leave_out: int = 0) -> float | None:
+        """`TurnJudge.judge` of consecutive pieces but for so many samples at their end; None if
+        that fails or comes too late."""
         model = self._model
         if model is None or len(self._work) >= self._most:
             self._tell("stopped" if model is None else "busy")
             return None
-        request = _Request(pieces)
+        request = _Request(pieces, leave_out)
         work = asyncio.get_running_loop().run_in_executor(self._pool, self._answer, model, request)
         # It counts until a thread is done with it, whoever still waits: what is queued is bounded.
         self._work.add(work)
@@ -193,7 +199,8 @@ class SmartTurn:
         if not request.is_wanted:
             return None
         try:
-            return check_answer(model.judge(np.concatenate(request.pieces)))
+            samples = np.concatenate(request.pieces)
+            return check_answer(model.judge(samples[: len(samples) - request.leave_out]))
         except Exception as error:  # the model worker's boundary: silence ends turns, too
             self._tell(type(error).__name__, error)
             return None
@@ -205,12 +212,18 @@ class SmartTurn:
 
 
 class SmartTurnDetector:
-    """The `TurnDetector` of one session: keeps the last 8 s of the open turn."""
+    """The `TurnDetector` of one session: keeps the last 8 s of the open turn.
+
+    A pause is judged once and by its first 100 ms, however long it has lasted.
+    """
 
     def __init__(self, model: SmartTurn) -> None:
         self._model = model
         self._pieces: deque[Samples] = deque()
         self._held = 0
+        self._at = 0
+        self._paused_at: int | None = None
+        self._answer: float | None = None
 
     @property
     def reason(self) -> TurnEndReason:
@@ -219,15 +232,24 @@ class SmartTurnDetector:
     async def hear(self, audio: Audio) -> None:
         self._pieces.append(audio.samples)
         self._held += len(audio.samples)
-        while self._held - len(self._pieces[0]) >= HEARD_SAMPLES:
+        self._at = audio.end
+        while self._held - len(self._pieces[0]) >= KEPT_SAMPLES:
             self._held -= len(self._pieces.popleft())
 
+    def pause(self, at: int) -> None:
+        self._paused_at, self._answer = at, None
+
     async def judge(self) -> float | None:
-        return await self._model.judge(tuple(self._pieces)) if self._held else None
+        if self._answer is None and self._held:
+            pieces = tuple(self._pieces)
+            until = self._at if self._paused_at is None else self._paused_at + SILENCE_SAMPLES
+            self._answer = await self._model.judge(pieces, leave_out=max(0, self._at - until))
+        return self._answer
 
     async def reset(self) -> None:
         self._pieces.clear()
         self._held = 0
+        self._paused_at = self._answer = None
 
     async def close(self) -> None:
         await self.reset()

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Protocol, TypeAlias
 
-from stt_server.engine.base import TurnDetector
+from stt_server.engine.base import HearsPauses, TurnDetector
 from stt_server.events import (
     Audio,
     Configure,
@@ -124,6 +124,8 @@ class VadStage(Stage[StreamEvent, StreamEvent]):
     async def _consider(self, event: SpeechPaused | TurnCheck) -> list[StreamEvent]:
         if isinstance(event, SpeechPaused):
             self._ends.pause(event.at)
+            if isinstance(self._turn_detector, HearsPauses):
+                self._turn_detector.pause(event.at)
         detector = self._turn_detector if self._ends.asks else None
         sureness = await self._ask(detector) if detector is not None else None
         match self._ends.decide(sureness):

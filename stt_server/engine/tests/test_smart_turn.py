@@ -195,7 +195,7 @@ async def test_what_is_kept_of_a_long_turn_is_bounded_and_ends_with_its_end() ->
     await detector.judge()
 
     (heard,) = judge.heard
-    assert HEARD_SAMPLES <= len(heard) < HEARD_SAMPLES + len(turn) / 50
+    assert HEARD_SAMPLES <= len(heard) < HEARD_SAMPLES + SAMPLE_RATE
     assert np.array_equal(heard, turn[-len(heard) :])
 
 
@@ -208,6 +208,45 @@ async def test_nothing_of_a_turn_is_heard_in_the_next_one() -> None:
     await hear(detector, level(0.1))
 
     assert await detector.judge() == pytest.approx(0.1)
+
+
+async def test_a_pause_is_judged_by_its_first_100_ms() -> None:
+    judge = Loudness()
+    detector = (await started(judge)).open()
+    turn = np.linspace(0.0, 0.5, SAMPLE_RATE, dtype=np.float32)
+    await hear(detector, turn, level(0.0, SAMPLE_RATE // 2))
+
+    detector.pause(SAMPLE_RATE)
+    await detector.judge()
+
+    (heard,) = judge.heard
+    assert np.array_equal(heard, np.concatenate((turn, level(0.0, SAMPLE_RATE // 10))))
+
+
+async def test_the_end_of_a_long_turn_is_whole_after_a_long_pause() -> None:
+    judge = Loudness()
+    detector = (await started(judge)).open()
+    silence = level(0.0, SAMPLE_RATE // 2)
+    await hear(detector, *[level(0.1, 1_000)] * 300, silence)
+
+    detector.pause(300_000)
+    await detector.judge()
+
+    assert len(judge.heard[0]) >= HEARD_SAMPLES
+
+
+async def test_a_pause_is_judged_once_and_the_next_one_anew() -> None:
+    judge = Loudness()
+    detector = (await started(judge)).open()
+    await hear(detector, level(0.5))
+    detector.pause(512)
+
+    assert [await detector.judge() for _ in range(3)] == [0.5] * 3
+    assert len(judge.heard) == 1
+
+    await detector.hear(Audio(512, level(0.7), speech=True))
+    detector.pause(1_024)
+    assert await detector.judge() == pytest.approx(0.7)
 
 
 async def test_sessions_do_not_hear_each_other() -> None:
@@ -248,10 +287,12 @@ async def test_a_late_answer_is_none_and_the_next_one_is_its_own() -> None:
     await hear(detector, level(0.5))
     judge.gate.clear()
 
+    detector.pause(512)
     assert await detector.judge() is None
 
     judge.gate.set()
-    await hear(detector, level(0.7))
+    await detector.hear(Audio(512, level(0.7), speech=True))
+    detector.pause(1_024)
     answer = None
     while answer is None:  # the thread may be at the late one still
         answer = await detector.judge()

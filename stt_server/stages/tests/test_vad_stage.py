@@ -223,6 +223,9 @@ JUDGED = EndpointingSettings(
 """A pause is judged after 2 windows and each 2 more; a turn ends after 10."""
 
 
+EAGER = JUDGED.model_copy(update={"eager": True, "eager_threshold": 0.0})
+
+
 def judged_stage(
     probabilities: Sequence[float],
     *detectors: FakeDetector,
@@ -278,6 +281,18 @@ async def test_doubting_detector_is_asked_again_until_silence_ends_the_turn() ->
     ]
     assert TurnEnded(at(3), TurnEndReason.SILENCE) in out
     assert detector.resets == 1
+
+
+async def test_detector_is_told_of_each_pause_once_and_before_it_is_asked() -> None:
+    detector = FakeDetector(lambda _: 0.1 * len(detector.pauses))
+    probabilities = [*[SPEECH] * 3, *[SILENCE] * 6, SPEECH, *[SILENCE] * 12]
+
+    out = await told(
+        judged_stage(probabilities, detector, endpointing=EAGER), audio(windows=len(probabilities))
+    )
+
+    assert detector.pauses == [at(3), at(10)]
+    assert [event.confidence for event in out if isinstance(event, TurnEagerEnd)] == [0.1, 0.2]
 
 
 async def test_detector_may_change_its_mind_during_the_pause() -> None:
