@@ -74,6 +74,8 @@ class StreamBatch:
             config, network.preprocessor, slots=slots, frames_per_step=frames_per_step
         )
         self._texts: dict[int, StreamText] = {}
+        self.stepped = 0
+        """How many streams had a chunk in the last `step`."""
 
     @property
     def slots(self) -> int:
@@ -296,6 +298,7 @@ class StreamBatch:
         """
         updates: list[Update] = []
         groups = self._table.groups()
+        self.stepped = sum(len(group.slots) for group in groups)
         if groups:
             try:
                 runs = self._runner.run(groups)

@@ -197,6 +197,13 @@ class Flush:
 
     id: str | int | float | bool | None = None
     """The client's own name for it, given back with the answer."""
+    reason: TurnEndReason = TurnEndReason.FLUSH
+    """What the turn's end is told to have been."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Forget the open turn: it has no end and no final."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +238,7 @@ StreamEvent: TypeAlias = (
     | StreamError
     | Backlog
     | Flush
+    | Clear
     | Stall
     | Configure
     | Finished

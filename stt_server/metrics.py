@@ -14,6 +14,7 @@ STEP_BUCKETS = (
     *(0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1),
     *(0.12, 0.14, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 5, 15),
 )
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
@@ -102,6 +103,13 @@ class Metrics:
             "Audio of files that were transcribed.",
             registry=self.registry,
         )
+        self.step_streams = Histogram(
+            "stt_step_streams",
+            "Streams in one step of a streaming model.",
+            ["model"],
+            buckets=BATCH_BUCKETS,
+            registry=self.registry,
+        )
         self.step_seconds = Histogram(
             "stt_step_seconds",
             "Time of one step of a streaming model, for all streams at once.",
@@ -119,7 +127,7 @@ class Metrics:
         self.vad_batch = Histogram(
             "stt_vad_batch_sessions",
             "Sessions in one VAD inference.",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+            buckets=BATCH_BUCKETS,
             registry=self.registry,
         )
 

@@ -40,12 +40,19 @@ class ParakeetStreams:
         self.connected = 0
 
     async def serve(
-        self, transport: Transport, authenticate: Callable[[str], bool] | None = None
+        self,
+        transport: Transport,
+        authenticate: Callable[[str], bool] | None = None,
+        *,
+        by_turns: bool = False,
     ) -> None:
         """Run one stream from its `hello` to its end."""
         service = self._service
-        endpointing = service.settings.endpointing
-        codec = ParakeetCodec(stream_id=next(self._ids), endpointing=endpointing)
+        codec = ParakeetCodec(
+            stream_id=next(self._ids),
+            endpointing=service.settings.endpointing,
+            by_turns=by_turns,
+        )
         self.connected += 1
         try:
             await transport.send(codec.hello)

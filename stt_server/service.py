@@ -27,7 +27,7 @@ from stt_server.metrics import Metrics
 from stt_server.pipeline import Progress
 from stt_server.protocols.base import Codec
 from stt_server.session import Session, SessionParts, Transport
-from stt_server.settings import Settings
+from stt_server.settings import LimitSettings, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -220,8 +220,13 @@ class Service:
         *,
         protocol: str = "native",
         progress: Progress | None = None,
+        limits: LimitSettings | None = None,
     ) -> None:
-        """Run one session from accept to close; `protocol` names it in the metrics."""
+        """Run one session from accept to close; `protocol` names it in the metrics.
+
+        Args:
+            limits: In place of those that the settings have for all.
+        """
         progress = progress or Progress()
         assert self._assembly is not None
         pipeline = self._assembly.pipeline(codec, progress)
@@ -229,7 +234,7 @@ class Service:
         session = Session(
             parts,
             transport,
-            limits=self.settings.limits,
+            limits=limits or self.settings.limits,
             metrics=self.metrics,
             clock=time.monotonic,
         )
@@ -271,6 +276,7 @@ def _check_segments(model: str) -> None:
 
 
 def _note_step(metrics: Metrics, model: str, times: StepTimes) -> None:
+    metrics.step_streams.labels(model).observe(times.streams)
     metrics.step_seconds.labels(model).observe(times.seconds)
     metrics.step_lag_seconds.labels(model).observe(times.lag_s)
 

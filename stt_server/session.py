@@ -201,8 +201,7 @@ class Session:
         """Everything that happens because time passes."""
         deadlines, intake, transport = self._deadlines, self._intake, self._transport
         while True:
-            stall_s = intake.options.endpointing.stall_ms / 1_000
-            await asyncio.sleep(deadlines.next_look_s(stall_s))
+            await asyncio.sleep(deadlines.next_look_s(intake.options.endpointing.stall_s))
             now, is_detached = self._clock(), transport.is_detached
             if transport.is_gone:
                 raise ClientGone

@@ -50,7 +50,8 @@ class SiblingEndpoints:
             except Overloaded:
                 await self._parakeet.refuse(transport)
                 return
-            await self._parakeet.serve(transport)
+            by_turns = socket.query_params.get("turns") in ("1", "true")
+            await self._parakeet.serve(transport, by_turns=by_turns)
 
     async def fastconformer(self, socket: WebSocket) -> None:
         """`/ws/fastconformer`."""

@@ -107,6 +107,24 @@ def test_stream_ids_are_unique(ports: Ports) -> None:
         assert json.loads(read_line(one))["stream_id"] != json.loads(read_line(two))["stream_id"]
 
 
+async def test_turns_on_request_have_their_own_finals(ports: Ports) -> None:
+    url = f"ws://127.0.0.1:{ports.server.address[1]}{PARAKEET.path}?turns=1"
+    async with connect(url, proxy=None) as socket:
+        for _ in range(2):
+            await socket.send(parakeet_audio(yes_and_pause()))
+        finals: list[str] = []
+        async for message in socket:
+            result = json.loads(message)
+            if result.get("is_final"):
+                finals.append(result["text"])
+            if len(finals) == 2:
+                await socket.send(CLOSE.decode())
+
+    assert len(finals) == 3
+    assert finals[0] == finals[1] != ""
+    assert finals[2] == ""
+
+
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\n\r\n", b"\\n"], ids=repr)
 def test_ends_of_lines(ports: Ports, end: bytes) -> None:
     with ports.peer() as peer:

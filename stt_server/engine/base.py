@@ -194,6 +194,8 @@ class SegmentEngine(Engine, Protocol):
 class StepTimes:
     """One step of a model, for all streams at once."""
 
+    streams: int
+    """How many had something to be heard."""
     seconds: float
     """What the step took."""
     lag_s: float

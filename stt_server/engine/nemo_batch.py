@@ -87,6 +87,10 @@ class NemoBatch:
         return self._batch.ready
 
     @property
+    def stepped(self) -> int:
+        return self._batch.stepped
+
+    @property
     def lookahead_ms(self) -> int:
         """Of streams that ask for none."""
         return self._default * FRAME_MS

@@ -170,7 +170,7 @@ class NemoWorker:
         slots = batch.step()
         ended = time.monotonic()
         # A step for the end of a turn alone has no audio that waited for it.
-        self._on_step(StepTimes(ended - began, ended - (since or began)))
+        self._on_step(StepTimes(batch.stepped, ended - began, ended - (since or began)))
         if batch.ready:  # a backlog: what is left came before this step
             self._audio_since = began
         return slots

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Protocol, TypeAlias
 
 from stt_server.errors import BadMessage
-from stt_server.events import Configure, Flush, StreamEvent
+from stt_server.events import Clear, Configure, Flush, StreamEvent
 from stt_server.settings import SessionOptions
 
 Message: TypeAlias = str | bytes
@@ -78,7 +78,9 @@ class Refused:
     error: BadMessage
 
 
-ClientEvent: TypeAlias = Packet | Flush | Finish | Configure | Authenticate | Reply | Refused
+ClientEvent: TypeAlias = (
+    Packet | Flush | Clear | Finish | Configure | Authenticate | Reply | Refused
+)
 
 
 class Codec(Protocol):

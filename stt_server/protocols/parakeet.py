@@ -94,8 +94,16 @@ class StatusMessage(BaseModel):
 class ParakeetCodec:
     """One stream's side of the parakeet protocol. A `Codec`; `hello` goes first."""
 
-    def __init__(self, *, stream_id: int, endpointing: EndpointingSettings) -> None:
+    def __init__(
+        self, *, stream_id: int, endpointing: EndpointingSettings, by_turns: bool = False
+    ) -> None:
+        """
+        Args:
+            by_turns: Each turn has a result that is final, and the next begins with an empty text.
+        """
         self._stream_id = stream_id
+        self._by_turns = by_turns
+        self._owes_final = True
         # Clients end their streams themselves; they may be silent for as long as they like.
         self._options = SessionOptions(endpointing=endpointing.model_copy(update={"stall_ms": 0}))
         self._text = CumulativeText()
@@ -120,7 +128,9 @@ class ParakeetCodec:
                 continue
             try:
                 for value in _objects(line):
-                    yield from _decode_object(value)
+                    for event in _decode_object(value):
+                        self._owes_final |= isinstance(event, Finish)
+                        yield event
             except BadMessage as error:
                 yield Refused(error)
 
@@ -128,8 +138,11 @@ class ParakeetCodec:
         match event:
             case Hypothesis():
                 self._emit_tokens(event)
-                return [self._result(is_final=False)] if self._text.hear(event) else []
-            case Finished():
+                is_new = self._text.hear(event)
+                if self._by_turns and event.is_final and event.text:
+                    return [self._result(is_final=True)]
+                return [self._result(is_final=False)] if is_new else []
+            case Finished() if self._owes_final:
                 return [self._result(is_final=True)]
             case StreamError():
                 return [encode_error(event)]
@@ -148,9 +161,12 @@ class ParakeetCodec:
 
     def _result(self, *, is_final: bool) -> Message:
         tokens, self._tokens = self._tokens, []
+        text = str(self._text)
+        if self._by_turns and is_final:
+            self._text, self._owes_final = CumulativeText(), False
         return ResultMessage(
             stream_id=self._stream_id,
-            text=str(self._text),
+            text=text,
             token_ids=[token.id for token in tokens],
             confidence_scores=[round(token.confidence, 3) for token in tokens],
             is_final=is_final,

@@ -9,10 +9,13 @@ from stt_server.settings.section import Section
 
 
 class EndpointingMode(StrEnum):
-    """What may end a turn: the detector, or only the client's own flush and finish."""
+    """What makes turns: speech and silence, or the client."""
 
     VAD = "vad"
     NONE = "none"
+    """Speech opens a turn, only the client's flush or finish ends it."""
+    MANUAL = "manual"
+    """The client marks turns: whatever it sends from one flush to the next is one."""
 
 
 class DetectorName(StrEnum):
@@ -28,7 +31,8 @@ class EndpointingSettings(Section):
 
     mode: EndpointingMode = Field(
         default=EndpointingMode.VAD,
-        description="`none`: turns end only by flush or finish.",
+        description="`none`: turns end only by flush or finish. `manual`: also, all audio between "
+        "two flushes is a turn, silence included.",
     )
     detector: DetectorName = Field(
         default=DetectorName.SILENCE,
@@ -111,6 +115,11 @@ class EndpointingSettings(Section):
         le=60_000,
         description="Wall-clock time without audio that ends an open turn; 0 = never.",
     )
+
+    @property
+    def stall_s(self) -> float:
+        """Wall-clock seconds without audio that end an open turn; 0 = never."""
+        return 0.0 if self.mode is EndpointingMode.MANUAL else self.stall_ms / 1_000
 
     @model_validator(mode="after")
     def _hysteresis(self) -> Self:

@@ -16,6 +16,7 @@ from stt_server.engine.base import (
 from stt_server.errors import TranscriptionError
 from stt_server.events import (
     Audio,
+    Clear,
     Configure,
     SpeechPaused,
     SpeechStarted,
@@ -141,6 +142,9 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
                 async with aclosing(self._close_turn(event)) as outs:
                     async for out in outs:
                         yield out
+            case Clear():
+                await self._drop_turn()
+                yield event
             case Configure(options=options):
                 self._options = options
                 yield event
@@ -261,6 +265,17 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
             transcript = Transcript()
         if paused is None:
             yield self._text.close(transcript, at=ended.at)
+
+    async def _drop_turn(self) -> None:
+        if not self._turn_open:
+            return
+        self._paused, self._told_eager, self._turn_open = None, False, False
+        if self._stream is None:
+            return
+        try:
+            await self._stream.end_turn()
+        except TranscriptionError as error:
+            logger.info("asr.dropped_turn_failed", extra={"error": str(error)})
 
     def _failed(self, error: TranscriptionError) -> list[StreamEvent]:
         """Told once per turn: it has lost audio, and may go on to do so until the engine serves."""

@@ -9,6 +9,7 @@ from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import (
     SAMPLE_RATE,
     Audio,
+    Clear,
     Configure,
     SegmentEnded,
     SpeechPaused,
@@ -127,6 +128,9 @@ class SegmentAsrStage(Stage[StreamEvent, StreamEvent]):
                 self._recognise_next()
             case TurnEnded():
                 return await self._close_turn(event)
+            case Clear():
+                await self._drop_recognition()
+                self._forget_turn(self._progress.done)
             case Configure(options=options):
                 self._options = options
                 self._segment_finals |= options.segment_finals

@@ -10,6 +10,7 @@ from stt_server.engine.base import SegmentEngine, StreamOptions
 from stt_server.errors import SttError
 from stt_server.events import (
     Audio,
+    Clear,
     Configure,
     Hypothesis,
     SegmentEnded,
@@ -107,6 +108,10 @@ class TwoPassStage(Stage[StreamEvent, StreamEvent]):
                 self._deadline = self._clock() + self._timeout_s
                 if self._pass is None or (self._pass.done() and self._pass.exception() is not None):
                     await self._begin()
+            case Clear():
+                self._recording.give_up()
+                self._error = None
+                await self._drop()
             case Configure(options=options):
                 self._options = options
                 self._segment_finals |= options.segment_finals

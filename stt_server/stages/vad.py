@@ -1,13 +1,14 @@
 """Audio in; audio, speech and turn events out."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Protocol, TypeAlias
 
 from stt_server.engine.base import HearsPauses, TurnDetector
 from stt_server.events import (
     Audio,
+    Clear,
     Configure,
     Flush,
     Samples,
@@ -91,15 +92,18 @@ class VadStage(Stage[StreamEvent, StreamEvent]):
             case Audio(samples=samples):
                 probabilities = await self._detector.push(samples)
                 out.extend(self._splitter.push(samples, probabilities))
-            case Flush():
-                out.extend(self._splitter.end_turn(TurnEndReason.FLUSH))
+            case Flush(reason=reason):
+                out.extend(self._splitter.end_turn(reason))
+                out.append(event)
+            case Clear():
+                out.extend(self._splitter.drop_turn())
                 out.append(event)
             case Stall():
                 out.extend(self._splitter.end_turn(TurnEndReason.STALL))
                 # It would go on hearing the word that broke off.
                 self._detector.reset()
             case Configure(options=options):
-                await self._configure(options.endpointing)
+                out.extend(await self._configure(options.endpointing))
                 out.append(event)
             case _:
                 out.append(event)
@@ -154,20 +158,21 @@ class VadStage(Stage[StreamEvent, StreamEvent]):
         match event:
             case Audio(speech=True) if self._ends.acts:
                 await self._turn_detector.hear(event)
-            case TurnEnded():
+            case TurnEnded() | Clear():
                 await self._turn_detector.reset()
             case _:
                 pass
 
-    async def _configure(self, endpointing: EndpointingSettings) -> None:
+    async def _configure(self, endpointing: EndpointingSettings) -> Sequence[StreamEvent]:
         is_other = endpointing.detector is not self._endpointing.detector
         self._endpointing = endpointing
-        self._splitter.configure(endpointing)
+        out = self._splitter.configure(endpointing)
         self._ends.configure(endpointing)
         if is_other:
             if self._turn_detector is not None:
                 await self._turn_detector.close()
             self._turn_detector = self._open_turn_detector()
+        return out
 
     def _open_turn_detector(self) -> TurnDetector | None:
         make = self._turn_detectors.get(self._endpointing.detector)

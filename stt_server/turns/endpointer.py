@@ -32,6 +32,9 @@ class Endpointer:
     pauses speech, and cuts a segment that holds at least `min_speech_ms` of it; silence of
     `silence_ms` ends the turn. A segment longer than `max_segment_s` is cut at its largest gap.
     Where another detector may end the turn before, each `check_ms` of a pause is told.
+
+    In mode `manual` turns open by `open_turn` alone, and no pause is told: its silence might be
+    left out.
     """
 
     def __init__(self, settings: EndpointingSettings) -> None:
@@ -59,9 +62,30 @@ class Endpointer:
     def turn_open(self) -> bool:
         return self._turn_open
 
-    def configure(self, settings: EndpointingSettings) -> None:
+    @property
+    def _is_manual(self) -> bool:
+        return self._settings.mode is EndpointingMode.MANUAL
+
+    def configure(self, settings: EndpointingSettings) -> list[EndpointEvent]:
         """Use other thresholds from the next window on; the open turn goes on."""
         self._settings = settings
+        if not (self._is_manual and self._paused):
+            return []
+        self._paused = False
+        return [SpeechStarted(at=self._at, opens_turn=False)]
+
+    def open_turn(self, at: int) -> list[EndpointEvent]:
+        """Open a turn at `at`, whatever is heard there."""
+        self._turn_open = True
+        self._doubted = None
+        self._speech_end = at
+        self._open_segment()
+        return [SpeechStarted(at, opens_turn=True)]
+
+    def drop_turn(self) -> None:
+        """Forget the open turn, if there is one."""
+        self._turn_open = self._paused = self._is_speech = False
+        self._doubted = None
 
     def push(self, probability: float) -> list[EndpointEvent]:
         """Judge the next window of 512 samples."""
@@ -123,9 +147,10 @@ class Endpointer:
         silence = self._at - self._speech_end
         self._note_window(probability, is_speech=False)
         if not self._paused and silence >= _samples(settings.small_gap_ms):
-            self._paused = True
-            self._checked = self._at
-            events.append(SpeechPaused(at=self._speech_end))
+            if not self._is_manual:
+                self._paused = True
+                self._checked = self._at
+                events.append(SpeechPaused(at=self._speech_end))
             if self._segment_speech and self._segment_speech >= _samples(settings.min_speech_ms):
                 events.append(SegmentEnded(at=self._at))
                 self._open_segment()
@@ -175,7 +200,7 @@ class Endpointer:
     def _close_turn(
         self, at: int, reason: TurnEndReason, confidence: float | None = None
     ) -> list[EndpointEvent]:
-        self._turn_open = self._paused = self._is_speech = False
+        self.drop_turn()
         self._last_turn_end = at
         return [TurnEnded(at, reason, confidence)]
 

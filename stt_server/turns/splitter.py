@@ -18,7 +18,7 @@ from stt_server.events import (
     TurnEnded,
     TurnEndReason,
 )
-from stt_server.settings import EndpointingSettings
+from stt_server.settings import EndpointingMode, EndpointingSettings
 from stt_server.turns.endpointer import Endpointer
 
 SplitEvent: TypeAlias = Audio | SpeechStarted | SpeechPaused | SegmentEnded | TurnCheck | TurnEnded
@@ -28,7 +28,8 @@ class TurnSplitter:
     """Samples and their speech probabilities in, audio and turn events out.
 
     Every sample comes out exactly once, in order, in an `Audio` that says whether it belongs to
-    a turn. While no turn is open the last `pre_roll_ms` are held back: an onset claims them.
+    a turn. While no turn is open the last `pre_roll_ms` are held back: an onset claims them. In
+    mode `manual` the next sample opens a turn, whatever it is.
     """
 
     def __init__(self, settings: EndpointingSettings) -> None:
@@ -46,9 +47,10 @@ class TurnSplitter:
         """Samples taken in and not given out yet."""
         return len(self._held)
 
-    def configure(self, settings: EndpointingSettings) -> None:
+    def configure(self, settings: EndpointingSettings) -> list[SplitEvent]:
+        """Use other settings from here on; the open turn goes on."""
         self._settings = settings
-        self._endpointer.configure(settings)
+        return [*self._endpointer.configure(settings)]
 
     def push(self, samples: Samples, probabilities: Sequence[float]) -> list[SplitEvent]:
         """Take samples in and judge as many whole windows as there are probabilities.
@@ -63,6 +65,9 @@ class TurnSplitter:
         """Like `push`, window by window: the turn may be ended between what one window brings and
         the next one. Must be exhausted before anything else is taken in."""
         self._held = np.concatenate((self._held, samples)) if len(self._held) else samples
+        is_manual = self._settings.mode is EndpointingMode.MANUAL
+        if is_manual and not self.turn_open and len(self._held):
+            yield self._endpointer.open_turn(self._released)
         for probability in probabilities:
             out: list[SplitEvent] = []
             for event in self._endpointer.push(probability):
@@ -88,6 +93,11 @@ class TurnSplitter:
         """End the open turn with the last window judged: what is held is not the turn's."""
         out = self._release(self._endpointer.at, speech=True) if self.turn_open else []
         return [*out, *self._endpointer.end_turn(reason, confidence=confidence)]
+
+    def drop_turn(self) -> list[SplitEvent]:
+        """Forget the open turn, if there is one; what is held belongs to none."""
+        self._endpointer.drop_turn()
+        return self._release(self._released + len(self._held), speech=False)
 
     def finish(self) -> list[SplitEvent]:
         """End the open turn and give out everything still held."""

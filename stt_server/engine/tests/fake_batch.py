@@ -66,7 +66,7 @@ class FakeBatch:
         self.slots = slots
         self.script = script
         self.streams: dict[int, _Stream] = {}
-        self.sizes: list[int] = []
+        self.stepped = 0
 
     @property
     def ready(self) -> bool:
@@ -112,7 +112,7 @@ class FakeBatch:
             raise script.failure
         changed: list[int] = []
         ready = [slot for slot, stream in self.streams.items() if stream.ready]
-        self.sizes.append(len(ready))
+        self.stepped = len(ready)
         for slot in ready:
             stream = self.streams[slot]
             before = stream.decoded // SAMPLE_RATE

@@ -30,6 +30,7 @@ async def test_each_step_is_told() -> None:
     times = await step_times(CHUNK)
 
     assert len(times) == 1
+    assert times[0].streams == 1
     assert 0 <= times[0].seconds <= times[0].lag_s
 
 

@@ -274,6 +274,46 @@ def test_stream_without_speech_ends_with_empty_text() -> None:
     assert last["is_final"] is True
 
 
+def test_by_turns_each_turn_with_words_has_its_own_text_and_final() -> None:
+    codec = ParakeetCodec(stream_id=17, endpointing=EndpointingSettings(), by_turns=True)
+
+    messages = results(
+        codec,
+        heard("one"),
+        heard("one two", final=True),
+        heard("", final=True),
+        heard("three", final=True),
+        Finished(9),
+    )
+
+    assert [(message["text"], message["is_final"]) for message in messages] == [
+        ("one", False),
+        ("one two", True),
+        ("three", True),
+    ]
+
+
+@pytest.mark.parametrize("rest", [[], [heard("", final=True)]])
+def test_by_turns_who_ends_the_stream_gets_one_more_final(rest: list[Hypothesis]) -> None:
+    codec = ParakeetCodec(stream_id=17, endpointing=EndpointingSettings(), by_turns=True)
+
+    first = results(codec, heard("one", final=True))
+    list(codec.decode('{"type":"close"}'))
+    last = results(codec, *rest, Finished(9))
+
+    assert [(message["text"], message["is_final"]) for message in first + last] == [
+        ("one", True),
+        ("", True),
+    ]
+
+
+def test_by_turns_the_final_of_a_turn_that_the_end_cut_off_is_the_last() -> None:
+    codec = ParakeetCodec(stream_id=17, endpointing=EndpointingSettings(), by_turns=True)
+    list(codec.decode('{"type":"close"}'))
+
+    assert len(results(codec, heard("one", final=True), Finished(9))) == 1
+
+
 def test_each_word_is_emitted_once_and_when_it_is_certain() -> None:
     messages = results(
         new_codec(),

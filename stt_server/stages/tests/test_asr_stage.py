@@ -12,6 +12,7 @@ from stt_server.engine.fake import WORD_SAMPLES, Script, ScriptedEngine
 from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import (
     Audio,
+    Clear,
     Configure,
     Flush,
     Hypothesis,
@@ -115,6 +116,17 @@ async def test_turn_without_words_has_an_empty_final() -> None:
     assert texts(out) == [("", True)]
 
 
+async def test_cleared_turn_has_no_final_and_leaves_nothing_to_the_next() -> None:
+    out = await outcome(*turn(words=2)[:-1], Clear(), *turn(words=1, start=10))
+
+    assert texts(out) == [
+        ("the", False),
+        ("the quick", False),
+        ("the", False),
+        ("the", True),
+    ]
+
+
 async def test_interim_that_repeats_the_one_before_is_left_out() -> None:
     parts = [audio(words=0.5, start=n / 2) for n in range(4)]
     out = await outcome(SpeechStarted(0, opens_turn=True), *parts)
@@ -156,6 +168,14 @@ class OptionsEngine(ScriptedEngine):
     async def open(self, options: StreamOptions) -> RecognitionStream:
         self.opened.append(options)
         return await super().open(options)
+
+
+async def test_clear_without_a_turn_leaves_the_engine_alone() -> None:
+    engine = OptionsEngine()
+    stage = stage_with(engine)
+
+    assert [event async for event in stage.run(stream(Clear()))] == [Clear()]
+    assert not engine.opened
 
 
 async def test_options_set_before_the_first_turn_reach_the_engine() -> None:

@@ -23,6 +23,7 @@ from stt_server.events import (
     SAMPLE_RATE,
     WINDOW_SAMPLES,
     Audio,
+    Clear,
     Configure,
     Flush,
     Hypothesis,
@@ -660,6 +661,16 @@ def test_words_of_one_turn_are_not_shown_in_the_next() -> None:
         "w0 w1 w2 w3 w4",
         "w5 w6 w7 w8 w9",
     ]
+
+
+def test_cleared_turn_is_heard_no_further_and_has_no_final() -> None:
+    speech = Speech.of((8, 0.5), (2, 2.0), (5, 2.0))
+    ear = Ear(speech.words, latency_s=2.0)
+    cleared_s = speech.words[9].end / SECOND
+    outcome = session(speech, ear, inserts={int(cleared_s * SECOND) // PACKET + 1: Clear()})
+
+    assert [final.text for final in outcome.finals] == ["w10 w11 w12 w13 w14"]
+    assert ear.cancelled_at_s
 
 
 @pytest.mark.parametrize(("latency_s", "silence_s"), [(2.0, 6.0), (2.4, 5.1), (3.0, 6.0)])

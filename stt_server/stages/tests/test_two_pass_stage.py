@@ -22,6 +22,7 @@ from stt_server.errors import Overloaded, TranscriptionError
 from stt_server.events import (
     SAMPLE_RATE,
     Audio,
+    Clear,
     Configure,
     Flush,
     Hypothesis,
@@ -203,6 +204,14 @@ def test_second_pass_that_began_at_the_pause_is_the_final_at_once() -> None:
     assert outcome.finals == [(2.2, "Heard 3 words.")]
     assert outcome.engine.heard == [(0, 3)]
     assert outcome.count("ready") == 1
+
+
+def test_cleared_turn_ends_its_second_pass_and_the_next_turn_is_heard_alone() -> None:
+    outcome = play([*turn()[:-1], (2.1, Clear()), *turn(10.0, first=20)], Calls((9.0, 0.1)))
+
+    assert [text for _, text in outcome.finals] == ["Heard 3 words."]
+    assert outcome.engine.heard[-1][0] == 20
+    assert outcome.engine.running == 0
 
 
 def test_eager_ends_are_not_told_for_the_second_pass_may_write_something_else() -> None:

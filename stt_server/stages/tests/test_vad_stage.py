@@ -9,6 +9,7 @@ from stt_server.engine.fake import ScriptedEngine
 from stt_server.events import (
     WINDOW_SAMPLES,
     Audio,
+    Clear,
     Configure,
     Flush,
     Samples,
@@ -116,6 +117,27 @@ async def test_flush_ends_the_turn_and_is_passed_on_behind_it() -> None:
     out = await outcome([SPEECH] * 2, audio(windows=2), Flush())
 
     assert out[-2:] == [TurnEnded(at(2), TurnEndReason.FLUSH), Flush()]
+
+
+async def test_flush_tells_the_reason_it_was_sent_with() -> None:
+    out = await outcome([SPEECH] * 2, audio(windows=2), Flush(reason=TurnEndReason.COMMIT))
+
+    assert TurnEnded(at(2), TurnEndReason.COMMIT) in out
+
+
+async def test_cleared_turn_has_no_end() -> None:
+    progress = Progress()
+    out = await outcome([SPEECH] * 2, audio(windows=2), Clear(), progress=progress)
+
+    assert out == [SpeechStarted(0, opens_turn=True), (0, at(2), True), Clear()]
+    assert not progress.turn_open
+
+
+async def test_clear_without_a_turn_gives_the_held_audio_out_and_is_passed_on() -> None:
+    assert await outcome([], Audio(0, np.zeros(100, dtype=np.float32)), Clear()) == [
+        (0, 100, False),
+        Clear(),
+    ]
 
 
 async def test_flush_without_a_turn_is_passed_on() -> None:
@@ -293,6 +315,14 @@ async def test_detector_is_told_of_each_pause_once_and_before_it_is_asked() -> N
 
     assert detector.pauses == [at(3), at(10)]
     assert [event.confidence for event in out if isinstance(event, TurnEagerEnd)] == [0.1, 0.2]
+
+
+async def test_detector_forgets_a_cleared_turn() -> None:
+    detector = FakeDetector(lambda _: 0.1)
+
+    await told(judged_stage([SPEECH] * 3, detector), audio(windows=3), Clear())
+
+    assert detector.resets == 1
 
 
 async def test_detector_may_change_its_mind_during_the_pause() -> None:

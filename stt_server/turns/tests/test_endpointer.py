@@ -404,7 +404,7 @@ def any_run(draw: st.DrawFn) -> list[EndpointEvent]:
     events: list[EndpointEvent] = []
     for index, probability in enumerate(probabilities):
         if index in settings:
-            endpointer.configure(settings[index])
+            events += endpointer.configure(settings[index])
         events += endpointer.push(probability)
         if index in ends:
             events += endpointer.end_turn(TurnEndReason.FLUSH, at=endpointer.at + ends[index])

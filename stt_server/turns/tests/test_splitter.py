@@ -1,7 +1,8 @@
 """The splitter over numbered samples: each sample's value is its own position."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
@@ -229,6 +230,93 @@ def test_floor_is_yielded_once() -> None:
     assert feed.splitter.yield_floor(TurnEndReason.MODEL_EOU, None) == []
 
 
+MANUAL = EndpointingSettings(mode=EndpointingMode.MANUAL, small_gap_ms=64, silence_ms=100)
+
+
+def test_client_that_marks_turns_gets_all_it_sent_since_the_last_flush() -> None:
+    feed = Feed([*[SILENCE] * 10, *[SPEECH] * 3, *[SILENCE] * 20], MANUAL)
+    feed.take(windows(30) + 7)
+    feed.flush()
+    feed.take(windows(31))
+    feed.flush()
+
+    assert joined(feed.events) == [
+        SpeechStarted(0, opens_turn=True),
+        Span(0, windows(30) + 7, True),
+        TurnEnded(windows(13), TurnEndReason.FLUSH),
+        SpeechStarted(windows(30) + 7, opens_turn=True),
+        Span(windows(30) + 7, windows(31), True),
+        TurnEnded(windows(30) + 7, TurnEndReason.FLUSH),
+    ]
+
+
+def test_turn_of_a_single_sample_can_be_flushed() -> None:
+    feed = Feed([], MANUAL)
+    feed.take(1)
+    feed.flush()
+
+    assert feed.events[0] == SpeechStarted(0, opens_turn=True)
+    assert isinstance(feed.events[-1], TurnEnded)
+
+
+def test_flush_with_nothing_sent_since_the_last_one_gives_nothing() -> None:
+    feed = Feed([SPEECH], MANUAL)
+    feed.take(windows(1))
+    feed.flush()
+    before = list(feed.events)
+
+    feed.flush()
+
+    assert feed.events == before
+
+
+def test_long_turn_that_the_client_marks_is_cut_where_speech_pauses() -> None:
+    feed = Feed([*[SPEECH] * 40, *[SILENCE] * 10, *[SPEECH] * 5], MANUAL)
+    feed.take(windows(55))
+
+    cuts = [event for event in feed.events if isinstance(event, SegmentEnded)]
+    assert [cut.at for cut in cuts] == [windows(42)]
+
+
+def test_client_that_begins_to_mark_turns_in_a_pause_is_heard_from_there_on() -> None:
+    """The stages behind would leave out what they take for a pause."""
+    feed = Feed([*[SPEECH] * 5, *[SILENCE] * 20], EndpointingSettings(small_gap_ms=64))
+    feed.take(windows(10))
+    feed.events += feed.splitter.configure(MANUAL)
+    feed.take(windows(20))
+
+    assert joined(feed.events)[2:] == [
+        SpeechPaused(windows(5)),
+        Span(windows(7), windows(10), True),
+        SpeechStarted(windows(10), opens_turn=False),
+        Span(windows(10), windows(20), True),
+    ]
+
+
+def test_dropped_turn_has_no_end_and_what_is_held_belongs_to_none() -> None:
+    feed = Feed([SPEECH] * 3)
+    feed.take(windows(2) + 5)
+    feed.events += feed.splitter.drop_turn()
+
+    assert not feed.splitter.turn_open
+    assert joined(feed.events)[1:] == [
+        Span(0, windows(2), True),
+        Span(windows(2), windows(2) + 5, False),
+    ]
+
+
+def test_speech_that_goes_on_behind_a_dropped_turn_opens_the_next() -> None:
+    feed = Feed([SPEECH] * 4)
+    feed.take(windows(2) + 5)
+    feed.events += feed.splitter.drop_turn()
+    feed.events.clear()
+    feed.take(windows(4))
+
+    opening = next(event for event in feed.events if isinstance(event, SpeechStarted))
+    assert opening.opens_turn
+    assert all(event.start >= windows(2) + 5 for event in feed.events if isinstance(event, Audio))
+
+
 # Properties
 
 LEVELS = st.sampled_from([0.0, 0.34, 0.4, 0.5, 0.9])
@@ -267,7 +355,7 @@ class Plan:
         for moment in sorted(moments):
             feed.take(moment)
             if moment in self.settings:
-                feed.splitter.configure(self.settings[moment])
+                feed.events += feed.splitter.configure(self.settings[moment])
             if moment in self.flushes:
                 feed.flush()
         feed.finish()
@@ -356,6 +444,23 @@ def test_speech_audio_of_a_turn_runs_from_its_pre_roll_to_its_end(
                 assert spans[0].start == max(free_from, turn.at - pre_roll)
                 assert spans[-1].end >= event.at
                 free_from, turn = spans[-1].end, None
+
+
+@settings(max_examples=50)
+@given(any_plan(reconfigured=False), PACKET_SIZES)
+def test_client_that_marks_turns_gets_one_for_each_flush_and_no_pause(
+    plan: Plan, sizes: list[int]
+) -> None:
+    manual = plan.settings[0].model_copy(update={"mode": EndpointingMode.MANUAL})
+    found = replace(plan, settings={0: manual}).run(packet_ends(sizes, plan.length))
+    events = joined([event for event in found if not isinstance(event, SegmentEnded)])
+
+    borders = sorted({0, *plan.flushes, plan.length})
+    spans = [event for event in events if isinstance(event, Span)]
+    assert spans == [Span(*span, True) for span in pairwise(borders)]
+    assert sum(isinstance(event, TurnEnded) for event in events) == len(spans)
+    assert sum(isinstance(event, SpeechStarted) for event in events) == len(spans)
+    assert not any(isinstance(event, SpeechPaused | TurnCheck) for event in events)
 
 
 @settings(max_examples=50)
