@@ -2,8 +2,9 @@
 
     python benchmarks/pipeline.py [--write docs/benchmarks.md]
 
-Load and lag are those of `stt-bench`: from a word's end to its interim. A word waits for the packet
-of 100 ms that completes its VAD window: an idle server has a p95 of 110 ms.
+Load and delays are those of `stt-bench`: to the onset that interrupts an agent, and the server's own
+share of the time to the final. Both wait for the packet of 100 ms that completes their VAD window: an
+idle server has a p99 of 110 ms. Words say nothing here, for nobody speaks the scripted ones.
 """
 
 import argparse
@@ -13,7 +14,6 @@ from pathlib import Path
 from report import machine, write_section
 from server_process import RunningServer, running_server
 
-from stt_server.bench.report import held
 from stt_server.bench.server_costs import ServerCosts
 from stt_server.bench.stage import Limits, LoadProcesses, Plan, StageResult, run_stage
 from stt_server.bench.target import Target
@@ -29,6 +29,13 @@ class Row:
     kib_per_session: float
     vad_batch: float
 
+    @property
+    def is_held(self) -> bool:
+        """Both delays are short, and nobody was turned away."""
+        delays = (self.stage.to_onset, self.stage.own_share)
+        is_fast = all(delay is not None and delay.p99 < LIMIT_MS for delay in delays)
+        return is_fast and not self.stage.errors and not self.stage.refusals
+
 
 def measure(
     server: RunningServer, processes: LoadProcesses, idle_mib: float, count: int, seconds: float
@@ -36,7 +43,7 @@ def measure(
     """Hold `count` sessions for `seconds`."""
     target = Target(server.url)
     costs = ServerCosts(target.http, api_key=None, pid=server.process.pid)
-    plan = Plan(target, Limits(LIMIT_MS), stage_s=seconds)
+    plan = Plan(target, Limits(float("inf")), stage_s=seconds)
     windows, batches = _vad_totals(server)
     stage, _ = run_stage(plan, count, processes, costs)
     windows_after, batches_after = _vad_totals(server)
@@ -52,13 +59,15 @@ def _vad_totals(server: RunningServer) -> tuple[float, float]:
 
 def table(rows: list[Row]) -> str:
     """The rows in Markdown, with the verdict above."""
-    count = held([row.stage for row in rows])
+    count = max((row.stage.streams for row in rows if row.is_held), default=0)
     lines = [
-        f"Held with p95 under {LIMIT_MS:.0f} ms: **{count} live sessions** in one process.",
+        f"Held with both p99 under {LIMIT_MS:.0f} ms: **{count} live sessions** in one process. "
+        "Packets of 100 ms.",
         "",
-        "| sessions | lag p50 ms | p95 | p99 | final p95 ms | load late p99 ms | errors "
-        "| server cores | load cores | KiB/session | VAD batch |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| sessions | onset p50 ms | p95 | p99 | final p50 ms | p95 | p99 | load late p99 ms "
+        "| errors | server cores | load cores | KiB/session | VAD batch |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: "
+        "| ---: |",
     ]
     lines += [_line(row) for row in rows]
     return "\n".join(lines)
@@ -66,11 +75,11 @@ def table(rows: list[Row]) -> str:
 
 def _line(row: Row) -> str:
     stage = row.stage
-    lag, share = stage.lag, stage.own_share
-    cells = [
-        str(stage.streams),
-        *(f"{value:.1f}" for value in ((lag.p50, lag.p95, lag.p99) if lag else (0.0,) * 3)),
-        "-" if share is None else f"{share.p95:.1f}",
+    cells = [str(stage.streams)]
+    for delay in (stage.to_onset, stage.own_share):
+        values = (delay.p50, delay.p95, delay.p99) if delay else ()
+        cells += [f"{value:.0f}" for value in values] or ["-"] * 3
+    cells += [
         f"{stage.late_p99:.1f}",
         str(sum(stage.errors.values()) + sum(stage.refusals.values())),
         f"{stage.server_cores or 0.0:.2f}",

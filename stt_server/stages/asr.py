@@ -69,6 +69,9 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
         self._verdict = verdict
         self._hears_silence = hears_silence
         self._stream: RecognitionStream | None = None
+        # The same stream if it can do more; to ask it each time would cost much.
+        self._speculative: SpeculativeStream | None = None
+        self._announcing: AnnouncingStream | None = None
         self._stream_options = StreamOptions()
         self._text = TurnText()
         self._paused: Transcript | None = None
@@ -101,14 +104,12 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
     @property
     def _listens_between_pushes(self) -> bool:
         """Words may be found before the client sends the next packet."""
-        return (
-            self._turn_open and self._paused is None and isinstance(self._stream, AnnouncingStream)
-        )
+        return self._turn_open and self._paused is None and self._announcing is not None
 
     async def _overhear(self, arriving: asyncio.Task[StreamEvent | None]) -> list[StreamEvent]:
-        assert isinstance(self._stream, AnnouncingStream)
-        transcript = await news_before(arriving, self._stream)
-        return [] if transcript is None else self._interim(transcript, at=self._progress.done)
+        assert self._announcing is not None
+        news = await news_before(arriving, self._announcing)
+        return [] if news is None else self._interim(news, at=self._progress.done)
 
     async def _react(self, event: StreamEvent) -> AsyncGenerator[StreamEvent, None]:
         match event:
@@ -187,17 +188,15 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
     def _interim(
         self, transcript: Transcript, *, at: int, is_lasting: bool = True
     ) -> list[StreamEvent]:
-        hypothesis = self._text.hear(transcript, at=at, is_lasting=is_lasting)
-        return [hypothesis] if hypothesis is not None else []
-
-    # Pauses
+        new = self._text.hear(transcript, at=at, is_lasting=is_lasting)
+        return [] if new is None else [new]
 
     async def _pause(self) -> list[StreamEvent]:
-        if not isinstance(self._stream, SpeculativeStream):
+        if self._speculative is None:
             self._answer(None)
             return []
         try:
-            paused = await self._stream.pause()
+            paused = await self._speculative.pause()
         except TranscriptionError as error:
             self._answer(None)
             return self._failed(error)
@@ -209,11 +208,11 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
     async def _look_again(self) -> list[StreamEvent]:
         if self._verdict is None or self._options.endpointing.detector is not DetectorName.EOU:
             return []
-        if self._paused is None or not isinstance(self._stream, SpeculativeStream):
+        if self._paused is None or self._speculative is None:
             self._answer(None)
             return []
         try:
-            later = await self._stream.pause()
+            later = await self._speculative.pause()
         except TranscriptionError as error:
             self._answer(None)
             return self._failed(error)
@@ -222,11 +221,10 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
         return []
 
     async def _resume(self) -> list[StreamEvent]:
-        if self._paused is None or not isinstance(self._stream, SpeculativeStream):
-            return []
-        self._paused = None
+        paused, self._paused = self._paused, None
         try:
-            await self._stream.resume()
+            if paused is not None and self._speculative is not None:
+                await self._speculative.resume()
         except TranscriptionError as error:
             return self._failed(error)
         return []
@@ -243,8 +241,6 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
     def _answer(self, sureness: float | None) -> None:
         if self._verdict is not None:
             self._verdict.answer(sureness)
-
-    # The final
 
     async def _close_turn(self, ended: TurnEnded) -> AsyncGenerator[StreamEvent, None]:
         # What hears everything may find words behind the pause.
@@ -267,13 +263,11 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
             yield self._text.close(transcript, at=ended.at)
 
     async def _drop_turn(self) -> None:
-        if not self._turn_open:
-            return
-        self._paused, self._told_eager, self._turn_open = None, False, False
-        if self._stream is None:
-            return
+        was_open, self._turn_open = self._turn_open, False
+        self._paused, self._told_eager = None, False
         try:
-            await self._stream.end_turn()
+            if was_open and self._stream is not None:
+                await self._stream.end_turn()
         except TranscriptionError as error:
             logger.info("asr.dropped_turn_failed", extra={"error": str(error)})
 
@@ -292,11 +286,14 @@ class StreamingAsrStage(Stage[StreamEvent, StreamEvent]):
     async def _opened(self) -> RecognitionStream:
         if self._stream is None:
             self._stream_options = StreamOptions.of(self._options)
-            self._stream = await self._open_stream(self._stream_options)
+            stream = self._stream = await self._open_stream(self._stream_options)
+            self._speculative = stream if isinstance(stream, SpeculativeStream) else None
+            self._announcing = stream if isinstance(stream, AnnouncingStream) else None
         return self._stream
 
     async def _leave_outdated_stream(self) -> None:
         """Options that came since the last turn began count from this one on."""
         if self._stream is not None and self._stream_options != StreamOptions.of(self._options):
-            stream, self._stream = self._stream, None
+            stream = self._stream
+            self._stream = self._speculative = self._announcing = None
             await stream.close()
