@@ -2,9 +2,10 @@
 
     python benchmarks/pipeline.py [--write docs/benchmarks.md]
 
-Load and delays are those of `stt-bench`: to the onset that interrupts an agent, and the server's own
-share of the time to the final. Both wait for the packet of 100 ms that completes their VAD window: an
-idle server has a p99 of 110 ms. Words say nothing here, for nobody speaks the scripted ones.
+Load and delays are those of `stt-bench`: to the onset that interrupts an agent, and the server's
+own share of the time to the final. Both wait for the packet of 100 ms that completes their VAD
+window: an idle server has a p99 of 110 ms. Words say nothing here, for nobody speaks the scripted
+ones.
 """
 
 import argparse
