@@ -16,6 +16,7 @@
         ├── BadMessageFlood            4400
         ├── BadQuery                   4400
         ├── BadOpening                 1002
+        ├── NotText                    1003
         ├── MessageTooLarge            1009
         ├── IdleTimeout                4408
         ├── SessionLimit               4409
@@ -150,6 +151,13 @@ class BadOpening(SessionError):
 
     code = ErrorCode.INVALID_MESSAGE
     close_code = 1002
+
+
+class NotText(SessionError):
+    """A binary message where the protocol knows only text."""
+
+    code = ErrorCode.INVALID_MESSAGE
+    close_code = 1003
 
 
 class MessageTooLarge(SessionError):

@@ -3,13 +3,23 @@ refusals out. `session.py` reads the messages and runs the rest."""
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from stt_server.audio import Ingress
 from stt_server.deadlines import Deadlines
 from stt_server.errors import BadMessageFlood, SessionError, SttError, Unauthorized
-from stt_server.events import Audio, Configure, Flush, Stall, StreamError, StreamEvent
+from stt_server.events import (
+    Audio,
+    Clear,
+    Configure,
+    Flush,
+    Samples,
+    Stall,
+    StreamError,
+    StreamEvent,
+    TurnEndReason,
+)
 from stt_server.metrics import Metrics
 from stt_server.pipeline import Channel, ChannelClosed, Progress
 from stt_server.protocols.base import (
@@ -102,7 +112,7 @@ class Intake:
 
     async def check_pause(self, now: float) -> None:
         """A client that sends nothing may have left a turn or a sample unfinished."""
-        if self._deadlines.has_stalled(now, self.options.endpointing.stall_ms / 1_000):
+        if self._deadlines.has_stalled(now, self.options.endpointing.stall_s):
             self._progress.turn_open = False
             await self.audio.put(Stall())
         if self._ingress.is_mid_sample and self._deadlines.waits_for_half_a_sample_too_long(now):
@@ -144,18 +154,26 @@ class Intake:
                 await self._report_split_sample()
                 self.asked_to_finish = True
                 self.finish()
-            case Configure() | Flush():
+            case Configure() | Flush() | Clear():
                 self._require_key()
                 await self._report_split_sample()
                 if isinstance(event, Configure):
                     self.options = event.options
+                elif isinstance(event, Clear) or event.reason is TurnEndReason.COMMIT:
+                    # What the client marks ends with its last sample: it may still be resampled.
+                    await self._put_audio([self._ingress.finish()])
                 await self.audio.put(event)
 
     async def _accept_audio(self, packet: Packet) -> None:
         if not packet.splits_samples:
             await self._report_split_sample()
+        await self._put_audio(self._ingress.push(packet))
+        # Counted from the end of the packet: putting may have waited for room.
+        self._deadlines.took_audio(self._clock())
+
+    async def _put_audio(self, pieces: Iterable[Samples]) -> None:
         at = self._progress.received
-        for samples in self._ingress.push(packet):
+        for samples in pieces:
             self._unput.append(Audio(at, samples))
             at += len(samples)
         self._progress.taken = self._ingress.taken
@@ -163,8 +181,6 @@ class Intake:
         while self._unput:
             await self.audio.put(self._unput[0])
             self._progress.received = self._unput.popleft().end
-        # Counted from the end of the packet: putting may have waited for room.
-        self._deadlines.took_audio(self._clock())
 
     def _require_key(self) -> None:
         if self.waits_for_key:

@@ -1,6 +1,8 @@
 """Where the web server and a session meet: WebSockets under uvicorn and Starlette."""
 
 import asyncio
+import socket as sockets
+import sys
 from collections.abc import Callable
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -71,6 +73,7 @@ class PatientWebSocketProtocol(WebSocketsSansIOProtocol):
     """
 
     _heard_at = 0.0
+    _forgives = False
     _on_answer: Callable[[], None] | None = None
     pinged_at = 0.0
     """Loop time of the peer's last WebSocket ping."""
@@ -91,6 +94,16 @@ class PatientWebSocketProtocol(WebSocketsSansIOProtocol):
         """Neither side has said goodbye, which is told here before the connection ends."""
         is_ending = self.disconnected or self.close_sent
         return not is_ending and self.conn.state is State.OPEN
+
+    def forgive_missing_pongs(self) -> None:
+        """Stay open while the peer's system acknowledges what is sent, though its program reads
+        nothing."""
+        self._forgives = True
+        connection = self.transport.get_extra_info("socket")
+        if sys.platform == "linux" and connection is not None and self.ping_timeout is not None:
+            # Elsewhere the system takes its own time to find out that a peer is gone.
+            level, option = sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT
+            connection.setsockopt(level, option, round(self.ping_timeout * 1_000))
 
     def probe(self, on_answer: Callable[[], None]) -> None:
         """Have `on_answer` called once the peer has read everything sent so far."""
@@ -148,6 +161,10 @@ class PatientWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def keepalive_timeout(self) -> None:
         assert self.ping_timeout is not None
+        if self._forgives:
+            self.pong_timer = self.pending_ping_payload = None
+            self.schedule_ping()
+            return
         if self.read_paused or self._heard_at > self.loop.time() - self.ping_timeout:
             self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
             return
@@ -224,6 +241,11 @@ class WebSocketTransport:
             await self._socket.close(code, reason)
         except (WebSocketDisconnect, RuntimeError) as error:
             raise ClientGone from error
+
+    def forgive_missing_pongs(self) -> None:
+        """Keep the connection though its peer may not read for minutes."""
+        if self._connection is not None:
+            self._connection.forgive_missing_pongs()
 
     def leave(self, code: int, reason: str) -> None:
         if self._connection is not None:

@@ -70,6 +70,14 @@ class LineWire:
         self.writer.transport.abort()
 
 
+def _cumulative_texts(messages: list[Json]) -> list[str]:
+    return [message["text"] for message in messages if "text" in message]
+
+
+def _code(message: Json) -> str:
+    return message["code"]
+
+
 @dataclass(frozen=True)
 class Face:
     """What one protocol looks like from outside."""
@@ -85,8 +93,14 @@ class Face:
     end: str
     kind: Callable[[Json], str]
     """`interim`, `final` (of a turn), `last` (of the session), `error` or the message's own."""
-    is_cumulative: bool = True
+    texts: Callable[[list[Json]], list[str]] = _cumulative_texts
+    """Text of the whole session as of each message that has text."""
+    code: Callable[[Json], str] = _code
+    """Of an error."""
+    end_mark: str | None = None
+    """What is sent behind `end` where that has no answer; the client leaves with the `last`."""
     too_large: str | bytes = b"\0" * (2**20 + 2)
+    too_large_code: str = "FRAME_TOO_LARGE"
     survives_too_large: bool = True
 
     async def introduce(self, client: "FaceClient") -> None:
@@ -104,6 +118,15 @@ def _native_kind(message: Json) -> str:
     return message.get("type") or ("final" if message["isFinal"] else "interim")
 
 
+def _native_texts(messages: list[Json]) -> list[str]:
+    ended, texts = "", list[str]()
+    for message in messages:
+        if "text" in message:
+            texts.append(f"{ended} {message['text']}".strip())
+            ended = texts[-1] if message["isFinal"] else ended
+    return texts
+
+
 def _parakeet_kind(message: Json) -> str:
     if message["type"] != "result":
         return message["type"]
@@ -116,8 +139,51 @@ def _fastconformer_kind(message: Json) -> str:
     return "final" if message["final"] else "interim"
 
 
+def _realtime_kind(message: Json) -> str:
+    *_, last = message["type"].split(".")
+    return {
+        "created": "hello",
+        "updated": "hello",
+        "delta": "interim",
+        "completed": "final",
+        "cleared": "last",
+        "error": "error",
+    }.get(last, "event")
+
+
+def _realtime_texts(messages: list[Json]) -> list[str]:
+    ended, told, texts = "", "", list[str]()
+    for message in messages:
+        told += message.get("delta", "")
+        told = message.get("transcript", told)
+        if "delta" in message or "transcript" in message:
+            texts.append(f"{ended} {told}".strip())
+        if "transcript" in message:
+            ended, told = texts[-1], ""
+    return texts
+
+
+def _realtime_code(message: Json) -> str:
+    return message["error"]["code"].upper()
+
+
 def parakeet_audio(data: bytes, **fields: Any) -> str:
     return json.dumps({"type": "audio", "data": base64.b64encode(data).decode(), **fields})
+
+
+def realtime_audio(data: bytes) -> str:
+    audio = base64.b64encode(data).decode()
+    return json.dumps({"type": "input_audio_buffer.append", "audio": audio})
+
+
+def _realtime_session() -> str:
+    """What makes turns end as in the other protocols."""
+    audio = {
+        "format": {"type": "audio/pcm", "rate": 16_000},
+        "turn_detection": {"type": "server_vad", "silence_duration_ms": 800},
+    }
+    session = {"type": "transcription", "audio": {"input": audio}}
+    return json.dumps({"type": "session.update", "session": session})
 
 
 NATIVE = Face(
@@ -128,7 +194,7 @@ NATIVE = Face(
     audio=lambda data: data,
     end='{"type":"finish"}',
     kind=_native_kind,
-    is_cumulative=False,
+    texts=_native_texts,
 )
 _PARAKEET = {
     "opening": (),
@@ -150,7 +216,21 @@ FASTCONFORMER = Face(
     '{"op":"close","sid":"demo1"}',
     _fastconformer_kind,
 )
-FACES = (NATIVE, PARAKEET, PARAKEET_TCP, FASTCONFORMER)
+REALTIME = Face(
+    "realtime",
+    "/v1/realtime",
+    (_realtime_session(),),
+    ("hello", "hello"),
+    realtime_audio,
+    '{"type":"input_audio_buffer.commit"}',
+    _realtime_kind,
+    texts=_realtime_texts,
+    code=_realtime_code,
+    end_mark='{"type":"input_audio_buffer.clear"}',
+    too_large=f'{{"type":"input_audio_buffer.append","audio":"{"AAAA" * (5 * 2**20 + 1)}"}}',
+    too_large_code="AUDIO_TOO_LARGE",
+)
+FACES = (NATIVE, PARAKEET, PARAKEET_TCP, FASTCONFORMER, REALTIME)
 
 
 class FaceClient:
@@ -160,6 +240,7 @@ class FaceClient:
         self.face = face
         self.wire = wire
         self.seen: list[Json] = []
+        self._has_left = False
 
     async def send(self, data: bytes, packet_bytes: int = 16_000) -> None:
         for begin in range(0, len(data), packet_bytes):
@@ -167,12 +248,15 @@ class FaceClient:
 
     async def receive(self) -> Json | None:
         """The next message; None at the end."""
+        if self._has_left:
+            return None
         async with asyncio.timeout(PATIENCE_S):
             text = await self.wire.receive()
         if text is None:
             return None
-        self.seen.append(json.loads(text))
-        return self.seen[-1]
+        self.seen.append(message := json.loads(text))
+        self._has_left = self.face.end_mark is not None and self.face.kind(message) == "last"
+        return message
 
     async def receive_until(self, kind: str) -> Json:
         while (message := await self.receive()) is not None:
@@ -185,8 +269,14 @@ class FaceClient:
             pass
         return self.seen
 
-    async def finish(self) -> list[Json]:
+    async def say_end(self) -> None:
+        """No audio follows."""
         await self.wire.send(self.face.end)
+        if self.face.end_mark is not None:
+            await self.wire.send(self.face.end_mark)
+
+    async def finish(self) -> list[Json]:
+        await self.say_end()
         return await self.receive_all()
 
     @property
@@ -195,17 +285,7 @@ class FaceClient:
 
     @property
     def texts(self) -> list[str]:
-        """Text of the whole session as of each message that has text."""
-        ended, texts = "", []
-        for message in self.seen:
-            if "text" not in message:
-                continue
-            whole = message["text"]
-            if not self.face.is_cumulative:
-                whole = f"{ended} {whole}".strip()
-                ended = whole if message["isFinal"] else ended
-            texts.append(whole)
-        return texts
+        return self.face.texts(self.seen)
 
 
 @asynccontextmanager

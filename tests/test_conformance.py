@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.faces import FACES, FASTCONFORMER, NATIVE, PARAKEET, PARAKEET_TCP, Face, open_face
+from tests.faces import (
+    FACES,
+    FASTCONFORMER,
+    NATIVE,
+    PARAKEET,
+    PARAKEET_TCP,
+    REALTIME,
+    Face,
+    open_face,
+)
 from tests.server import ROOT, ServerProcess, free_port, run_server, wait_until
 from tests.speech import FOLDER, pcm, yes_and_pause
 
@@ -20,6 +29,9 @@ SILENCE = "--endpointing-silence-ms=800"
 """That of the FastConformer protocol, so that turns end alike in all."""
 KEY = "sk-conformance"
 every_face = pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
+every_socket = pytest.mark.parametrize(
+    "face", [NATIVE, PARAKEET, FASTCONFORMER, REALTIME], ids=lambda face: face.name
+)
 
 
 class Place:
@@ -59,7 +71,7 @@ async def transcript(place: Place, face: Face, data: bytes, packet_bytes: int) -
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(client.receive_all())
             await client.send(data, packet_bytes)
-            await client.wire.send(face.end)
+            await client.say_end()
         assert reading.done()
     return client.texts
 
@@ -98,13 +110,15 @@ async def test_one_message_ends_each_turn_and_one_the_session(place: Place, face
         await client.send(pcm("demo"))
         await client.finish()
     assert client.wire.close_code in (1000, None)
-    kinds = [kind for kind in client.kinds if kind not in ("interim", "hello", "warning")]
+    passed_over = ("interim", "hello", "warning", "event")
+    kinds = [kind for kind in client.kinds if kind not in passed_over]
     assert kinds == {
         "native": ["final"] * 3 + ["finished"],
         "parakeet": ["last"],
         "parakeet-tcp": ["last"],
         # The close ends the third turn: one message says both.
         "fastconformer": ["final"] * 3,
+        "realtime": ["final"] * 3 + ["last"],
     }.get(face.name)
     assert client.kinds[-1] == kinds[-1]
 
@@ -126,7 +140,9 @@ async def test_pauses_do_not_end_a_session(place: Place, face: Face) -> None:
     assert client.texts[-1].count("the quick") == 2
 
 
-@pytest.mark.parametrize("face", FACES[1:], ids=lambda face: face.name)
+@pytest.mark.parametrize(
+    "face", [PARAKEET, PARAKEET_TCP, FASTCONFORMER], ids=lambda face: face.name
+)
 async def test_a_client_that_stops_sending_keeps_its_turn_open(place: Place, face: Face) -> None:
     async with place.open(face) as client:
         await client.send(pcm("yes"))
@@ -181,7 +197,7 @@ async def test_too_large_a_message(place: Place, face: Face) -> None:
     async with place.open(face) as client:
         await client.wire.send(face.too_large)
         error = await client.receive_until("error")
-        assert error["code"] == "FRAME_TOO_LARGE"
+        assert face.code(error) == face.too_large_code
         if face.survives_too_large:
             await client.send(yes_and_pause())
             await client.finish()
@@ -198,7 +214,7 @@ async def test_a_flood_of_mistakes_ends_the_session(place: Place, face: Face) ->
         for _ in range(101):
             await client.wire.send("{")
         messages = await client.receive_all()
-    assert messages[-1]["code"] == "INVALID_MESSAGE"
+    assert face.code(messages[-1]) == "INVALID_MESSAGE"
     assert client.wire.close_code in (4400, None)
 
 
@@ -215,7 +231,7 @@ async def test_clients_that_vanish_give_their_places_back(place: Place, face: Fa
 # Keys, places, the end of the server
 
 
-@pytest.mark.parametrize("face", [NATIVE, PARAKEET, FASTCONFORMER], ids=lambda face: face.name)
+@every_socket
 async def test_wrong_key_is_refused_at_the_upgrade(locked: Place, face: Face) -> None:
     headers = {"Authorization": "Bearer wrong"}
     with pytest.raises(InvalidStatus) as refused:
@@ -224,7 +240,7 @@ async def test_wrong_key_is_refused_at_the_upgrade(locked: Place, face: Face) ->
     assert refused.value.response.status_code == 401
 
 
-@pytest.mark.parametrize("face", [PARAKEET, FASTCONFORMER], ids=lambda face: face.name)
+@pytest.mark.parametrize("face", [PARAKEET, FASTCONFORMER, REALTIME], ids=lambda face: face.name)
 async def test_missing_key_is_refused_where_no_message_can_bring_it(
     locked: Place, face: Face
 ) -> None:
@@ -234,7 +250,7 @@ async def test_missing_key_is_refused_where_no_message_can_bring_it(
     assert refused.value.response.status_code == 401
 
 
-@pytest.mark.parametrize("face", [NATIVE, PARAKEET, FASTCONFORMER], ids=lambda face: face.name)
+@every_socket
 @pytest.mark.parametrize("way", ["header", "query", "browser"])
 async def test_right_key_opens_every_protocol(locked: Place, face: Face, way: str) -> None:
     browser = ["stt.v1", "token.c2stY29uZm9ybWFuY2U"]
@@ -250,7 +266,7 @@ async def test_right_key_opens_every_protocol(locked: Place, face: Face, way: st
     assert client.texts[-1]
 
 
-@pytest.mark.parametrize("face", [NATIVE, PARAKEET, FASTCONFORMER], ids=lambda face: face.name)
+@every_socket
 async def test_pages_of_strangers_are_refused(place: Place, face: Face) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with place.open(face, additional_headers={"Origin": "https://evil.example"}):
@@ -261,7 +277,7 @@ async def test_pages_of_strangers_are_refused(place: Place, face: Face) -> None:
 async def test_a_full_server_says_so_in_each_protocol() -> None:
     with start("--limits-max-sessions=1") as place:
         async with place.open(NATIVE) as first:
-            for face in (NATIVE, FASTCONFORMER):
+            for face in (NATIVE, FASTCONFORMER, REALTIME):
                 with pytest.raises(InvalidStatus) as refused:
                     async with place.open(face):
                         pass
@@ -290,7 +306,12 @@ async def test_server_that_ends_sends_what_was_said_first(face: Face) -> None:
             await client.receive_until("interim")
             place.server.signal(signal.SIGTERM)
             messages = await client.receive_all()
-        assert messages[-1]["code"] == "SERVER_SHUTDOWN"
+        if face is REALTIME:
+            # Clients give up at an error; the close code calls them back.
+            assert "error" not in client.kinds
+            assert client.kinds[-1] == "final"
+        else:
+            assert messages[-1]["code"] == "SERVER_SHUTDOWN"
         assert client.texts[-1].startswith("the quick")
         assert client.wire.close_code in (1012, None)
         if face is FASTCONFORMER:
@@ -303,10 +324,11 @@ async def test_idle_sessions_are_ended_with_their_reason() -> None:
     async def be_idle(place: Place, face: Face) -> None:
         async with place.open(face) as client:
             messages = await client.receive_all()
-        assert messages[-1]["code"] == "IDLE_TIMEOUT", face
+        if face is not REALTIME:
+            assert messages[-1]["code"] == "IDLE_TIMEOUT", face
         assert client.wire.close_code in (4408, None)
 
-    with start("--limits-idle-timeout-s=1") as place:
+    with start("--limits-idle-timeout-s=1", "--realtime-idle-timeout-s=1") as place:
         await asyncio.gather(*(be_idle(place, face) for face in FACES))
 
 

@@ -199,7 +199,7 @@ async def test_turns_of_every_protocol_end_as_the_server_says_and_no_event_is_sh
     async with open_face(face, server, port) as client:
         await client.send(pcm(CLIP)[: 32_000 * 5])
         seen = await client.finish()
-    known = {"interim", "final", "last", "finished", "hello"}
+    known = {"interim", "final", "last", "finished", "hello", "event"}
     assert set(client.kinds) <= known
     assert not [message for message in seen if "eager" in str(message).lower()]
     if face.name == "fastconformer":

@@ -19,6 +19,7 @@ from stt_server.errors import (
 from stt_server.events import (
     Audio,
     Backlog,
+    Clear,
     Configure,
     Finished,
     Flush,
@@ -197,7 +198,7 @@ class NativeCodec:
             case Finished():
                 turns = self._writer.turns
                 return [_dump(FinishedMessage(audio_seconds=seconds(event.samples), turns=turns))]
-            case Audio() | SpeechStarted() | SpeechPaused() | TurnCheck() | Stall():
+            case Audio() | SpeechStarted() | SpeechPaused() | TurnCheck() | Stall() | Clear():
                 return []
 
     def _check_size(self, data: bytes) -> None:

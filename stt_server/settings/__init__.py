@@ -40,6 +40,7 @@ from stt_server.settings.models import (
     PocketsphinxSettings,
     check_device,
 )
+from stt_server.settings.realtime import RealtimeSettings
 from stt_server.settings.resume import ResumeSettings
 from stt_server.settings.section import nest
 from stt_server.settings.service import (
@@ -75,6 +76,7 @@ __all__ = [
     "NemoSettings",
     "ParakeetSettings",
     "PocketsphinxSettings",
+    "RealtimeSettings",
     "ResumeSettings",
     "SessionOptions",
     "Settings",
@@ -184,6 +186,7 @@ class Settings(BaseSettings):
     resume: ResumeSettings = ResumeSettings()
     parakeet: ParakeetSettings = ParakeetSettings()
     fastconformer: FastConformerSettings = FastConformerSettings()
+    realtime: RealtimeSettings = RealtimeSettings()
     models: ModelSettings = ModelSettings()
     pocketsphinx: PocketsphinxSettings = PocketsphinxSettings()
     nemo: NemoSettings = NemoSettings()

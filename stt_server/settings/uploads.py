@@ -37,6 +37,10 @@ class UploadSettings(Section):
         description="Pieces of files recognised at once while there are no live sessions; "
         "default: half of what the model holds, at most 32. Beside live ones it is less.",
     )
+    warm: bool = Field(
+        default=True,
+        description="Keep a decoder process ready; without, the first file waits for its start.",
+    )
     receive_s: float = Field(
         default=600.0,
         gt=0.0,
