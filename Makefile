@@ -49,6 +49,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/merge.py --write docs/benchmarks.md
 	$(BIN)/python benchmarks/pipeline.py --write docs/benchmarks.md
 	$(BIN)/python benchmarks/segment_stage.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/rest.py --write docs/benchmarks.md
 
 docs: .venv/.dev
 	$(BIN)/python docs/settings_table.py

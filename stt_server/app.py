@@ -18,6 +18,7 @@ from stt_server.engine.base import SegmentEngine, StreamingEngine
 from stt_server.engine.select import make_engine, make_final_engine
 from stt_server.native_endpoint import NativeEndpoint
 from stt_server.parakeet import ParakeetStreams
+from stt_server.realtime_endpoint import REALTIME_PATH, RealtimeEndpoint
 from stt_server.refusals import http_error
 from stt_server.rest.routes import Rest
 from stt_server.service import Service, State
@@ -112,9 +113,14 @@ def create_app(
         settings.fastconformer.port: FASTCONFORMER_PATH,
     }
 
+    async def load() -> None:
+        await service.load()
+        if settings.uploads.warm:
+            rest.warm_up()
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        loading = asyncio.create_task(service.load(), name="load")
+        loading = asyncio.create_task(load(), name="load")
         # Its failure is kept in `service.failure` and logged; the CLI ends the process.
         loading.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
@@ -136,6 +142,7 @@ def create_app(
             WebSocketRoute("/ws/transcribe", native.serve),
             WebSocketRoute(PARAKEET_PATH, siblings.parakeet),
             WebSocketRoute(FASTCONFORMER_PATH, siblings.fastconformer),
+            WebSocketRoute(REALTIME_PATH, RealtimeEndpoint(service).serve),
             WebSocketRoute("/{path:path}", endpoints.unknown_socket),
         ],
         middleware=[rest.middleware, Middleware(OldAddresses, routes=old_ports)],

@@ -9,7 +9,12 @@ from starlette.websockets import WebSocket
 from stt_server.auth import presents_key
 from stt_server.service import Service, State
 
-_TYPES = {401: "authentication_error", 500: "server_error", 503: "server_error"}
+_TYPES = {
+    401: "authentication_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+}
 
 
 def error_body(
@@ -59,7 +64,7 @@ def access_refusal(
     waits_for_key = key_may_follow and not presents_key(headers, query, offered)
     if not auth.allows_origin(headers.get("origin"), headers.get("host")):
         reason, response = "origin", http_error(403, "origin_not_allowed", "origin not allowed")
-    elif not waits_for_key and not auth.allows_request(headers, query, offered):
+    elif not waits_for_key and auth.requester(headers, query, offered) is None:
         reason, response = "auth", http_error(401, "invalid_api_key", "missing or wrong API key")
     else:
         return None

@@ -17,7 +17,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = (sys.executable, "-m", "stt_server")
-OFF = ("--parakeet-port", "0", "--parakeet-status-port", "0")
+OFF = ("--parakeet-port", "0", "--parakeet-status-port", "0", "--no-uploads-warm")
 SCRIPTED = ("--model", "scripted", "--port", "0", *OFF, "--log-format", "json")
 START_S = 30.0
 """Bound on a start; two busy cores need a few seconds."""

@@ -95,6 +95,20 @@ def test_sdk_gets_segments_and_words(server: ServerProcess) -> None:
     assert 0 < times[0] < times[-1] < 18.49
 
 
+@pytest.mark.parametrize("granularities", [None, ["segment"], ["word"]])
+def test_sdk_gets_what_it_asks_the_times_of(server: ServerProcess, granularities: Any) -> None:
+    with sdk(server) as client:
+        found = client.audio.transcriptions.create(
+            file=SHORT,
+            model="any",
+            response_format="verbose_json",
+            timestamp_granularities=granularities or openai.omit,
+        )
+
+    assert (found.words is not None) == (granularities == ["word"])
+    assert (found.segments is not None) == (granularities != ["word"])
+
+
 async def test_async_sdk_gets_the_same(server: ServerProcess) -> None:
     async with async_sdk(server) as client:
         found = await client.audio.transcriptions.create(
@@ -198,6 +212,11 @@ def test_sdk_raises_for_bad_files(server: ServerProcess, data: bytes, stream: bo
     [
         ({"response_format": "yaml"}, "response_format", "invalid_value"),
         ({"response_format": "diarized_json"}, "response_format", "unsupported_value"),
+        (
+            {"response_format": "diarized_json", "stream": "true"},
+            "response_format",
+            "unsupported_value",
+        ),
         ({"timestamp_granularities[]": "letter"}, "timestamp_granularities", "invalid_value"),
         ({"temperature": "warm"}, "temperature", "invalid_value"),
         ({"language": "x" * 20_000}, "language", "invalid_value"),

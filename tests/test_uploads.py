@@ -128,6 +128,14 @@ async def test_more_requests_than_may_wait_are_refused(slow: ServerProcess) -> N
     await asyncio.to_thread(wait_until, lambda: requests_open(slow) == 0, what="the end")
 
 
+def test_a_decoder_is_ready_before_the_first_file() -> None:
+    with run_server("--uploads-warm") as server:
+        server.wait_for_event("worker.started")
+        assert requests_open(server) == 0
+        assert not transcribed(server)
+        assert post(server, files=upload(SHORT)).status_code == 200
+
+
 async def test_live_sessions_keep_their_places(slow: ServerProcess) -> None:
     """The engine has four; a file that took some of them gives them back."""
     async with async_sdk(slow) as client:

@@ -229,6 +229,10 @@ class WorkerPool:
         """All that are ready, lent or not."""
         return tuple(self._workers)
 
+    def warm_up(self) -> None:
+        """Start the spare one before it is needed; does not wait for it."""
+        self._serve_waiting()
+
     async def borrow(self) -> WorkerProcess:
         """A worker that is ready: the spare one, or as soon as one is started or given back.
 

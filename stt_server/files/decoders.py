@@ -140,7 +140,7 @@ class OpenFile:
 
 
 class Decoders:
-    """At most `size` decoder processes; the first one starts with the first file."""
+    """At most `size` decoder processes, one ahead of need from `warm_up` or the first file on."""
 
     def __init__(self, size: int, *, limits: WorkerLimits = LIMITS) -> None:
         self._limits = limits
@@ -178,6 +178,10 @@ class Decoders:
             file = OpenFile(worker, answer_s=self._limits.answer_s)
             await file.open(request)
             yield file
+
+    def warm_up(self) -> None:
+        """Start a process ahead of the first file; does not wait for it."""
+        self._pool.warm_up()
 
     async def stop(self) -> None:
         """Kill the processes."""

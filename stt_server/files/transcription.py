@@ -98,6 +98,10 @@ class Files:
             finally:
                 await transcription.close()
 
+    def warm_up(self) -> None:
+        """Start a decoder process, for the first file."""
+        self._decoders.warm_up()
+
     async def close(self) -> None:
         """End the decoder processes."""
         await self._decoders.stop()

@@ -51,7 +51,7 @@ def read_event(text: str) -> dict[str, Any]:
 
 def dump(fields: dict[str, Any]) -> Message:
     """A server event as it is sent."""
-    return to_json(fields).decode()
+    return to_json(fields, inf_nan_mode="null").decode()
 
 
 class EventWriter:

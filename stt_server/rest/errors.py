@@ -14,17 +14,33 @@ logger = logging.getLogger(__name__)
 class ApiError(Exception):
     """An answer that is an error; `docs/protocols/openai-rest.md` lists them."""
 
-    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        *,
+        retry_s: int | None = None,
+    ) -> None:
+        """
+        Args:
+            retry_s: When it is worth another try; of 503 that is always said.
+        """
         super().__init__(message)
         self.status = status
         self.code = code
         self.param = param
+        self._retry_s = retry_s
 
     def response(self) -> Response:
         """The whole answer."""
         if self.status == 503:
             return unavailable(str(self))
-        return http_error(self.status, self.code, str(self), param=self.param)
+        response = http_error(self.status, self.code, str(self), param=self.param)
+        if self._retry_s is not None:
+            response.headers["Retry-After"] = str(self._retry_s)
+        return response
 
     def body(self) -> dict[str, object]:
         """The object `error` of it, for streams that have begun."""

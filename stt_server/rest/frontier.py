@@ -71,6 +71,6 @@ class _Marked:
             headers["x-request-id"] = self._identity
             if self._origin is not None:
                 headers["Access-Control-Allow-Origin"] = self._origin
-                headers["Access-Control-Expose-Headers"] = "x-request-id"
+                headers["Access-Control-Expose-Headers"] = "x-request-id, retry-after"
                 headers.add_vary_header("Origin")
         await self._send(message)

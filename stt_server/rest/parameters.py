@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ KNOWN = frozenset(
         "language",
         "languages",
         "keywords",
+        "prompt",
         "temperature",
         "timestamp_granularities",
         "include",
@@ -54,7 +56,8 @@ class Parameters:
     granularities: frozenset[Granularity] = frozenset({Granularity.SEGMENT})
     logprobs: bool = False
     language: str | None = None
-    keywords: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
+    """Words and phrases to expect."""
 
 
 def parse_parameters(fields: Mapping[str, Sequence[str]]) -> Parameters:
@@ -84,7 +87,7 @@ def parse_parameters(fields: Mapping[str, Sequence[str]]) -> Parameters:
         granularities=frozenset(filter(None, granularities)) or frozenset({Granularity.SEGMENT}),
         logprobs="logprobs" in fields.get("include", ()),
         language=next(filter(None, languages), None),
-        keywords=tuple(filter(None, fields.get("keywords", ()))),
+        vocabulary=(*filter(None, fields.get("keywords", ())), *_phrases(_last(fields, "prompt"))),
     )
 
 
@@ -104,6 +107,11 @@ def _choice(kind: type[Choice], param: str, name: str) -> Choice | None:
 def _last(fields: Mapping[str, Sequence[str]], name: str) -> str:
     values = fields.get(name)
     return values[-1].strip() if values else ""
+
+
+def _phrases(prompt: str) -> Iterator[str]:
+    """What a prompt lists; free text is one phrase."""
+    return filter(None, (phrase.strip() for phrase in re.split("[,;\n]", prompt)))
 
 
 def _check_temperature(text: str) -> None:

@@ -89,7 +89,7 @@ class Transcriptions:
 
     async def _transcribe(self, form: Form, asked: Parameters, owner: str, reply: "_Reply") -> None:
         began = time.monotonic()
-        options = StreamOptions(language=asked.language, vocabulary=asked.keywords)
+        options = StreamOptions(language=asked.language, vocabulary=asked.vocabulary)
         async with self._files.open(
             form.file, options, size_bytes=form.file_bytes, owner=owner
         ) as file:

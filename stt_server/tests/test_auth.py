@@ -216,3 +216,52 @@ def test_a_request_is_its_first_valid_keys() -> None:
     assert keys.requester({"api-key": "three"}, {"token": "one"}) == 0
     assert keys.requester({"api-key": "three"}, {}) is None
     assert authenticator().requester({"api-key": "three"}, {}) == 0
+
+
+# Client secrets
+
+
+@pytest.mark.parametrize("form", ["bearer", "query", "browser", "openai"])
+def test_a_client_secret_opens_streams_and_nothing_else(form: str) -> None:
+    keys = authenticator("one", "two")
+    secret = keys.secrets.mint(1, {"include": []}, seconds=60)
+    places: dict[str, tuple[dict[str, str], dict[str, str], list[str]]] = {
+        "bearer": ({"authorization": f"Bearer {secret}"}, {}, []),
+        "query": ({}, {"token": secret}, []),
+        "browser": ({}, {}, ["stt.v1", f"token.{encoded(secret)}"]),
+        "openai": ({}, {}, ["realtime", f"openai-insecure-api-key.{secret}"]),
+    }
+    request = places[form]
+
+    assert keys.requester(*request) == 1
+    assert keys.session_of(*request) == {"include": []}
+    assert keys.key_holder(*request) is None
+    assert not keys.allows_request(*request)
+
+
+def test_a_client_secret_is_a_key_in_messages_too() -> None:
+    keys = authenticator("one", "two")
+    secret = keys.secrets.mint(1, {}, seconds=60)
+
+    assert keys.accepts(secret)
+    assert keys.number(secret) == 1
+    assert not authenticator("one", "two").accepts(secret)
+
+
+def test_a_client_secret_lasts_until_it_expires() -> None:
+    now = [0.0]
+    keys = Authenticator(AuthSettings.model_validate({"api_keys": ["one"]}), clock=lambda: now[0])
+    secret = keys.secrets.mint(0, {"include": []}, seconds=60)
+    now[0] = 60.0
+
+    assert not keys.accepts(secret)
+    assert keys.session_of({"api-key": secret}, {}) is None
+
+
+def test_without_keys_a_client_secret_still_brings_its_session() -> None:
+    nobody = authenticator()
+    secret = nobody.secrets.mint(0, {"include": []}, seconds=60)
+
+    assert nobody.session_of({"api-key": secret}, {}) == {"include": []}
+    assert nobody.session_of({"api-key": "unused"}, {}) is None
+    assert nobody.requester({"api-key": secret}, {}) == 0

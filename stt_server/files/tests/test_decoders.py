@@ -23,6 +23,7 @@ from stt_server.files.decoders import (
 )
 from stt_server.files.errors import FileTooLong, InvalidFile
 from stt_server.settings import EndpointingSettings
+from stt_server.tests.polling import until
 
 CLIPS = Path(__file__).parents[3] / "tests" / "audio"
 CLIP = CLIPS / "conversation-doctor.flac"
@@ -149,6 +150,14 @@ async def test_a_decoder_goes_on_with_another_file_after_one_that_was_given_up(
     for _ in range(3):
         async with opened(decoders, CLIP) as file:
             assert sum(len(answer.pieces) for answer in await read_all(file)) == 4
+
+
+async def test_a_decoder_can_be_there_before_the_first_file() -> None:
+    others = set(children())
+    async with pool() as decoders:
+        decoders.warm_up()
+        await until(lambda: bool(set(children()) - others), "a decoder")
+    assert set(children()) <= others
 
 
 async def test_no_process_is_left_behind() -> None:

@@ -292,6 +292,17 @@ def test_committed_item_that_gets_no_final_any_more_has_failed() -> None:
 # What clients send
 
 
+def test_number_that_json_cannot_write_is_not_repeated() -> None:
+    codec = new_codec()
+    event = (
+        '{"type":"session.update","session":{"audio":{"input":{"noise_reduction":{"x":1e999}}}}}'
+    )
+
+    (answer,) = [message for e in codec.decode(event) for message in codec.encode(e)]
+
+    assert json.loads(answer, parse_constant=pytest.fail)["type"] == "session.updated"
+
+
 def test_audio_is_of_the_sessions_format() -> None:
     codec = new_codec()
     data = bytes(range(200)) * 2

@@ -116,7 +116,7 @@ async def test_however_a_body_is_cut_it_gives_the_same(
     form, found = await receive(body(*(reversed(parts) if file_first else parts)), sizes=sizes)
 
     assert found == content
-    assert form.fields == {"model": ["m\r\n--b0und"]}
+    assert form.fields == {"prompt": ["p"], "model": ["m\r\n--b0und"]}
 
 
 async def test_a_large_file_goes_to_disk_in_portions() -> None:

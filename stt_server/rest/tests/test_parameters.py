@@ -40,10 +40,23 @@ def test_hints_are_taken_as_they_are() -> None:
     asked = parse_parameters(
         {"languages": ["", "de", "fr"], "keywords": ["Kubernetes", ""], "include": ["what", "ever"]}
     )
-    assert (asked.language, asked.keywords) == ("de", ("Kubernetes",))
+    assert (asked.language, asked.vocabulary) == ("de", ("Kubernetes",))
     assert not asked.logprobs
     assert parse_parameters({"include": ["logprobs"]}).logprobs
     assert parse_parameters({"language": ["en"], "languages": ["de"]}).language == "en"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "vocabulary"),
+    [
+        ("", ()),
+        ("Riesa, Elbe;  Dresden\n", ("Riesa", "Elbe", "Dresden")),
+        ("Expect words of medicine.", ("Expect words of medicine.",)),
+    ],
+)
+def test_what_a_prompt_lists_joins_the_vocabulary(prompt: str, vocabulary: tuple[str, ...]) -> None:
+    asked = parse_parameters({"keywords": ["Kubernetes"], "prompt": [prompt]})
+    assert asked.vocabulary == ("Kubernetes", *vocabulary)
 
 
 @pytest.mark.parametrize("text", ["auto", "", "server_vad", '{"type":"server_vad"}'])
