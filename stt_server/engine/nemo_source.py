@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stt_server.engine.base import EngineUnavailable
+from stt_server.engine.cpus import usable_cpus
 from stt_server.engine.nemo_model import LoadedModel
 from stt_server.settings import DecoderState, Settings
 
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 MOST_STREAMS = 512
 BUSY_SHARE = 0.8
 """Part of a chunk's time that a step may take: the rest is for bursts and for others."""
+FEW_STREAMS = 4
+"""A machine that keeps up with fewer was busy, or is the wrong one."""
 MEMORY_SHARE = 0.8
 """Part of the free memory that streams may take: the rest is for what steps need meanwhile."""
 LOADED = {"float32": 1.05, "bfloat16": 0.55, "float16": 0.55, "int8": 0.35}
@@ -53,7 +56,7 @@ class NemoSource:
         if self._capacity is None:
             room = self._room()
             wanted = self._settings.max_streams
-            self._capacity = wanted or capacity(self._batch, most=min(room, MOST_STREAMS))
+            self._capacity = wanted or self._measured(most=min(room, MOST_STREAMS))
         batch = self._batch(self._capacity + 1)  # one for checks
         batch.warm_up()
         extra = {"streams": self._capacity, "lookahead_ms": batch.lookahead_ms}
@@ -79,7 +82,7 @@ class NemoSource:
         check_memory(
             self._name, needed=LOADED[dtype] * size_bytes(path), free=available_bytes(device)
         )
-        model = nemo_lite.load(path, device=device, dtype=dtype, threads=settings.nemo.threads)
+        model = nemo_lite.load(path, device=device, dtype=dtype, threads=self._threads())
         if not model.lookaheads:
             raise EngineUnavailable(f"{path.name} is no streaming model")
         logger.info("model.loaded", extra={"device": str(device), "dtype": dtype})
@@ -91,8 +94,24 @@ class NemoSource:
         if model.device.type == "cuda":
             # Of several GPUs, this thread's is the one where none is named.
             torch.cuda.set_device(model.device.index or 0)
-        if self._settings.nemo.threads is not None:
-            torch.set_num_threads(self._settings.nemo.threads)
+        else:
+            torch.set_num_threads(self._threads())
+
+    def _threads(self) -> int:
+        """On the CPU. One core is left to the event loop and the VAD's process: threads that
+        compute together all wait for the one that is interrupted."""
+        import torch
+
+        return self._settings.nemo.threads or max(
+            1, min(torch.get_num_threads(), usable_cpus() - 1)
+        )
+
+    def _measured(self, *, most: int) -> int:
+        found = capacity(self._batch, most=most)
+        if found < min(FEW_STREAMS, most):
+            hint = "measured while other programs were busy? --max-streams sets it"
+            logger.warning("capacity.low", extra={"streams": found, "hint": hint})
+        return found
 
     def _room(self) -> int:
         """How many streams there is memory for, at least one.

@@ -8,7 +8,6 @@ import asyncio
 import importlib.util
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from stt_server.engine.base import EngineInfo, EngineUnavailable, StreamOptions
+from stt_server.engine.cpus import usable_cpus
 from stt_server.engine.pocketsphinx_worker import AUDIO, END, RESET
 from stt_server.engine.vowel import synthesise_vowel
 from stt_server.engine.worker_process import (
@@ -45,13 +45,6 @@ REQUEST_SAMPLES = SAMPLE_RATE
 CHECK_S = 10.0
 EVIDENCE_S = 60.0
 """A worker that answered within this time needs no further proof of life."""
-
-
-def usable_cpus() -> int:
-    """Cores this process may run on: a container or a CPU set may leave it few of the machine's."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class PocketsphinxEngine:

@@ -19,7 +19,7 @@ import numpy as np
 
 from nemo_lite import hub
 from stt_server.engine.base import EngineUnavailable
-from stt_server.engine.pocketsphinx import usable_cpus
+from stt_server.engine.cpus import usable_cpus
 from stt_server.engine.smart_turn_features import FRAMES, HEARD_SAMPLES, MELS, log_mel
 from stt_server.events import SAMPLE_RATE, Audio, Samples, TurnEndReason
 from stt_server.settings import ModelSettings, SmartTurnSettings

@@ -119,7 +119,8 @@ class NemoSettings(Section):
         default=None,
         ge=1,
         le=1_024,
-        description="Threads on the CPU; default: torch's own choice.",
+        description="Threads on the CPU; default: torch's own choice, but one core less than "
+        "there are.",
     )
     tick_ms: int = Field(
         default=20,

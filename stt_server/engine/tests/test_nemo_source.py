@@ -71,3 +71,31 @@ def test_the_size_of_a_checkpoint_is_that_of_its_files(tmp_path: Path) -> None:
 
     assert size_bytes(tmp_path) == 1_024
     assert size_bytes(tmp_path / "weights") == 1_000
+
+
+@needs_digits
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 3), (64, 8)])
+def test_a_core_is_left_to_the_rest_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
+) -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    monkeypatch.setattr("stt_server.engine.nemo_source.usable_cpus", lambda: cores)
+    try:
+        source(max_streams=1).open(lambda: False)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_digits
+def test_a_low_capacity_is_no_secret(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("stt_server.engine.nemo_source.capacity", lambda make, most: 2)
+
+    source().open(lambda: False)
+
+    (warning,) = [record for record in caplog.records if record.message == "capacity.low"]
+    assert vars(warning)["streams"] == 2
