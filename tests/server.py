@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULE = (sys.executable, "-m", "stt_server")
 OFF = ("--parakeet-port", "0", "--parakeet-status-port", "0", "--no-uploads-warm")
 SCRIPTED = ("--model", "scripted", "--port", "0", *OFF, "--log-format", "json")
-START_S = 30.0
+START_S = 60.0
 """Bound on a start; two busy cores need a few seconds."""
 
 
@@ -166,7 +166,7 @@ def run_server(
         process.end()
 
 
-def wait_until(condition: Callable[[], bool], *, what: str, timeout_s: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], *, what: str, timeout_s: float = 60.0) -> None:
     """Ask until it is true: for states of another process that announce themselves nowhere."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -66,7 +66,11 @@ class FakeBatch:
         self.slots = slots
         self.script = script
         self.streams: dict[int, _Stream] = {}
-        self.stepped = 0
+        self.sizes: list[int] = []
+
+    @property
+    def stepped(self) -> int:
+        return self.sizes[-1] if self.sizes else 0
 
     @property
     def ready(self) -> bool:
@@ -112,7 +116,7 @@ class FakeBatch:
             raise script.failure
         changed: list[int] = []
         ready = [slot for slot, stream in self.streams.items() if stream.ready]
-        self.stepped = len(ready)
+        self.sizes.append(len(ready))
         for slot in ready:
             stream = self.streams[slot]
             before = stream.decoded // SAMPLE_RATE
