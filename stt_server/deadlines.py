@@ -81,7 +81,8 @@ class Deadlines:
             pinged_at: When the peer last showed life without a message.
         """
         limits, progress = self._limits, self._progress
-        if self._draining is not None and not progress.turn_open:
+        # A turn may yet open in what is still to be heard.
+        if self._draining is not None and not progress.turn_open and not progress.lag_seconds:
             return self._draining
         # A client that waits for audio it has sent to be decoded is not idle.
         last_sign = max(self._heard_at, pinged_at, progress.done_at)

@@ -203,7 +203,10 @@ class Flush:
 
 @dataclass(frozen=True, slots=True)
 class Clear:
-    """Forget the open turn: it has no end and no final."""
+    """Forget the open turn, and all audio up to `at`: it has no end and no final."""
+
+    at: int = 0
+    """Known behind the stage that finds turns."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,12 @@ from stt_server.protocols.base import (
     Refused,
     Reply,
 )
-from stt_server.settings import LimitSettings, SessionOptions
+from stt_server.settings import EndpointingMode, LimitSettings, SessionOptions
 
 BAD_MESSAGE_WINDOW_S = 10.0
+LAST_MESSAGES, MAX_LAST_MESSAGE = 1_000, 1_024
+"""How many messages, of how many characters, a client that has finished is answered: with its
+audio, what bounds all others has ended."""
 MAX_KEYLESS_BYTES = 2**16
 """A message that may carry the key needs no more."""
 
@@ -74,6 +77,7 @@ class Intake:
         self._ingress = Ingress()
         self._unput: deque[Audio] = deque()
         self._bad_messages: deque[float] = deque()
+        self._last_messages = LAST_MESSAGES
 
     @property
     def waits_for_key(self) -> bool:
@@ -120,6 +124,9 @@ class Intake:
 
     async def _answer_ping(self, message: Message) -> None:
         """All that a client which has finished may still want."""
+        if len(message) > MAX_LAST_MESSAGE or not self._last_messages:
+            return
+        self._last_messages -= 1
         with suppress(SttError):
             for event in self._codec.decode(message):
                 if isinstance(event, Reply):
@@ -159,10 +166,14 @@ class Intake:
                 await self._report_split_sample()
                 if isinstance(event, Configure):
                     self.options = event.options
-                elif isinstance(event, Clear) or event.reason is TurnEndReason.COMMIT:
+                elif isinstance(event, Clear) or self._marks_turns(event):
                     # What the client marks ends with its last sample: it may still be resampled.
                     await self._put_audio([self._ingress.finish()])
                 await self.audio.put(event)
+
+    def _marks_turns(self, flush: Flush) -> bool:
+        is_manual = self.options.endpointing.mode is EndpointingMode.MANUAL
+        return is_manual or flush.reason is TurnEndReason.COMMIT
 
     async def _accept_audio(self, packet: Packet) -> None:
         if not packet.splits_samples:

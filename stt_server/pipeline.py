@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from stt_server.events import SAMPLE_RATE, Audio
+from stt_server.events import SAMPLE_RATE, Audio, Configure
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -89,6 +89,9 @@ def _weight(item: object) -> int:
             return max(len(samples), EVENT_WEIGHT)
         case str() | bytes():
             return max(len(item), EVENT_WEIGHT)
+        case Configure():
+            # Options are as long as a client's message may be.
+            return SAMPLE_RATE
         case _:
             return EVENT_WEIGHT
 

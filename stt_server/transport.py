@@ -21,6 +21,7 @@ REQUEST_HEAD_S = 10.0
 UNREAD_S = 20.0
 """An answer over HTTP of which nothing is read for so long is given up."""
 ABORT_AFTER_S = 1.0
+BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 """How long a closed connection may take to empty its buffers."""
 PROBE = b"are you there"
 ON_PURPOSE = frozenset(
@@ -158,6 +159,10 @@ class PatientWebSocketProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         self._heard_at = self.loop.time()
         super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # A request that could not be read: uvicorn hears of none.
+            self.transport.write(BAD_REQUEST)
+            self.transport.close()
 
     def keepalive_timeout(self) -> None:
         assert self.ping_timeout is not None

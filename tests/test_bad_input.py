@@ -320,6 +320,7 @@ async def test_garbage_instead_of_http_is_turned_away(
         ("Origin: http://[bad\r\n", 403),
         ("Origin: \xe9\r\n", 403),
         ("Sec-WebSocket-Protocol: \xe9\r\n", 400),
+        (f"X-Long: {'x' * 9_000}\r\n", 400),
     ],
 )
 async def test_odd_upgrade_headers_are_refused(

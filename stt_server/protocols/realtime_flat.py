@@ -6,6 +6,7 @@ from stt_server.protocols.realtime_session import (
     AudioSection,
     Format,
     Input,
+    NoiseReduction,
     RealtimeConfig,
     SessionUpdate,
     Transcription,
@@ -29,7 +30,7 @@ _NAMES = {
 
 class _FlatSession(SessionUpdate):
     input_audio_format: Literal["pcm16", "g711_ulaw", "g711_alaw"] | None = None
-    input_audio_noise_reduction: dict[str, Any] | None = None
+    input_audio_noise_reduction: NoiseReduction | None = None
     input_audio_transcription: Transcription | None = None
     turn_detection: TurnDetection | None = None
 

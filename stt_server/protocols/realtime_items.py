@@ -84,8 +84,8 @@ class ItemWriter:
                 return self._fail(event)
             case Flush():
                 return self._answer_commit(config, is_flat=is_flat)
-            case Clear():
-                self._item = None
+            case Clear(at=at):
+                self._item, self._end = None, at
                 return [self._writer.write("input_audio_buffer.cleared")]
             case _:
                 return []
@@ -108,9 +108,8 @@ class ItemWriter:
     def _end_turn(
         self, event: TurnEnded, config: RealtimeConfig, *, is_flat: bool
     ) -> list[Message]:
-        item = self._item
-        if item is None:
-            return []
+        # One that began in another form has none yet.
+        item = self._item = self._item or _Item(self._writer.new_item_id())
         self._end = event.at
         if event.reason is TurnEndReason.SILENCE:
             self._end += config.options.endpointing.silence_ms * SAMPLES_PER_MS

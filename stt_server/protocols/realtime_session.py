@@ -1,11 +1,22 @@
 """The session object of OpenAI's Realtime protocol: what clients give, and what follows from it."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from annotated_types import Ge, Le
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from stt_server.protocols.base import MAX_RATE, MIN_RATE, AudioFormat, Encoding
 from stt_server.protocols.native_config import MAX_LANGUAGE, readable
@@ -28,6 +39,24 @@ CLIENT_COMMITS = ("gpt-realtime-whisper", "gpt-live-transcribe")
 """Clients of models that are called so commit by themselves, and leave `turn_detection` out."""
 
 Given = TypeVar("Given", bound=BaseModel)
+Value = TypeVar("Value")
+
+
+def _or_nothing(value: object, read: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+def _rounded(value: object) -> object:
+    return round(value) if isinstance(value, float) and math.isfinite(value) else value
+
+
+Hint: TypeAlias = Annotated[Value | None, WrapValidator(_or_nothing)]
+"""What cannot be understood is not given: real clients end for good at any error."""
+Milliseconds: TypeAlias = Annotated[StrictInt, BeforeValidator(_rounded)]
+"""Some languages write whole numbers as 500.0."""
 
 
 class _Part(BaseModel):
@@ -60,14 +89,14 @@ class Format(_Part):
 
 
 class Transcription(_Part):
-    """`audio.input.transcription`: hints."""
+    """`audio.input.transcription`."""
 
     model: str | None = None
-    language: str | None = None
-    prompt: str | None = None
-    languages: list[str] | None = None
-    keywords: list[str] | None = None
-    delay: str | None = None
+    language: Hint[str] = None
+    prompt: Hint[str] = None
+    languages: Hint[list[str]] = None
+    keywords: Hint[list[str]] = None
+    delay: Hint[str] = None
 
     @property
     def leaves_turns_to_client(self) -> bool:
@@ -83,9 +112,9 @@ class TurnDetection(_Part):
 
     type: Literal["server_vad", "semantic_vad"] | None = None
     threshold: StrictFloat | None = None
-    prefix_padding_ms: StrictInt | None = None
-    silence_duration_ms: StrictInt | None = None
-    eagerness: Literal["low", "medium", "high", "auto"] | None = None
+    prefix_padding_ms: Milliseconds | None = None
+    silence_duration_ms: Milliseconds | None = None
+    eagerness: Hint[Literal["low", "medium", "high", "auto"]] = None
 
     def describe(self) -> dict[str, Any]:
         of_its_type = (
@@ -96,11 +125,17 @@ class TurnDetection(_Part):
         return self.model_dump(include=of_its_type)
 
 
+class NoiseReduction(_Part):
+    """`audio.input.noise_reduction`: accepted, and repeated."""
+
+    type: Hint[Literal["near_field", "far_field"]] = None
+
+
 class Input(_Part):
     """`audio.input`."""
 
     format: Format | None = None
-    noise_reduction: dict[str, Any] | None = None
+    noise_reduction: NoiseReduction | None = None
     transcription: Transcription | None = None
     turn_detection: TurnDetection | None = None
 
@@ -162,7 +197,7 @@ class RealtimeConfig:
     format: Format
     transcription: Transcription | None
     turn_detection: TurnDetection | None
-    noise_reduction: Mapping[str, Any] | None = None
+    noise_reduction: NoiseReduction | None = None
     include: tuple[str, ...] | None = None
 
     @classmethod
@@ -192,7 +227,9 @@ class RealtimeConfig:
                     changes[name] = self._turn_detection(wanted.turn_detection)
                 case _:
                     changes[name] = getattr(wanted, name)
-        if wanted.transcription is not None and wanted.transcription.leaves_turns_to_client:
+        hints = wanted.transcription
+        is_news = hints is not None and hints.model != (self.transcription or Transcription()).model
+        if hints is not None and is_news and hints.leaves_turns_to_client:
             changes.setdefault("turn_detection", None)
         if "include" in given.model_fields_set:
             changes["include"] = _known(given.include)
@@ -256,7 +293,7 @@ class RealtimeConfig:
             "audio": {
                 "input": {
                     "format": self.format.describe(),
-                    "noise_reduction": self.noise_reduction,
+                    "noise_reduction": self.noise_reduction and self.noise_reduction.model_dump(),
                     "transcription": self.transcription and self.transcription.describe(),
                     "turn_detection": self.turn_detection and self.turn_detection.describe(),
                 }

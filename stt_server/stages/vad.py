@@ -97,7 +97,7 @@ class VadStage(Stage[StreamEvent, StreamEvent]):
                 out.append(event)
             case Clear():
                 out.extend(self._splitter.drop_turn())
-                out.append(event)
+                out.append(Clear(self._splitter.at))
             case Stall():
                 out.extend(self._splitter.end_turn(TurnEndReason.STALL))
                 # It would go on hearing the word that broke off.

@@ -64,6 +64,15 @@ def test_a_draining_session_ends_after_its_turn() -> None:
     assert over(deadlines, 1.0) == "SERVER_SHUTDOWN"
 
 
+def test_a_draining_session_hears_what_it_was_sent_before() -> None:
+    progress = Progress(received=SAMPLE_RATE)
+    deadlines = deadlines_of(progress)
+    deadlines.drain(GOING_DOWN)
+    assert over(deadlines, 1.0) is None
+    progress.done = SAMPLE_RATE
+    assert over(deadlines, 1.0) == "SERVER_SHUTDOWN"
+
+
 def test_a_session_that_is_to_end_and_does_not_is_ended() -> None:
     deadlines = deadlines_of(drain_s=30)
     deadlines.end(GOING_DOWN, 1.0)

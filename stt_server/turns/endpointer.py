@@ -82,10 +82,11 @@ class Endpointer:
         self._open_segment()
         return [SpeechStarted(at, opens_turn=True)]
 
-    def drop_turn(self) -> None:
-        """Forget the open turn, if there is one."""
+    def drop_turn(self, at: int) -> None:
+        """Forget the open turn, if there is one, and all that was heard before `at`."""
         self._turn_open = self._paused = self._is_speech = False
         self._doubted = None
+        self._last_turn_end = max(self._last_turn_end, at)
 
     def push(self, probability: float) -> list[EndpointEvent]:
         """Judge the next window of 512 samples."""
@@ -110,7 +111,9 @@ class Endpointer:
         """
         if not self._turn_open:
             return []
-        end = max(self._at, at or 0) if self._is_speech else self._speech_end
+        # What a client marks is all of it the turn's, whatever is heard there.
+        by_client = self._is_manual or reason is TurnEndReason.COMMIT
+        end = max(self._at, at or 0) if self._is_speech or by_client else self._speech_end
         return self._close_turn(end, reason, confidence)
 
     def _listen(self, start: int, probability: float) -> list[EndpointEvent]:
@@ -200,8 +203,7 @@ class Endpointer:
     def _close_turn(
         self, at: int, reason: TurnEndReason, confidence: float | None = None
     ) -> list[EndpointEvent]:
-        self.drop_turn()
-        self._last_turn_end = at
+        self.drop_turn(at)
         return [TurnEnded(at, reason, confidence)]
 
 

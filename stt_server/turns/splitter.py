@@ -43,6 +43,11 @@ class TurnSplitter:
         return self._endpointer.turn_open
 
     @property
+    def at(self) -> int:
+        """Position behind all that was given out."""
+        return self._released
+
+    @property
     def held_samples(self) -> int:
         """Samples taken in and not given out yet."""
         return len(self._held)
@@ -96,8 +101,9 @@ class TurnSplitter:
 
     def drop_turn(self) -> list[SplitEvent]:
         """Forget the open turn, if there is one; what is held belongs to none."""
-        self._endpointer.drop_turn()
-        return self._release(self._released + len(self._held), speech=False)
+        end = self._released + len(self._held)
+        self._endpointer.drop_turn(end)
+        return self._release(end, speech=False)
 
     def finish(self) -> list[SplitEvent]:
         """End the open turn and give out everything still held."""

@@ -229,6 +229,20 @@ def test_vllm_start_without_a_flag_is_no_end() -> None:
     assert asked(codec, COMMIT) == []
 
 
+def test_client_that_leaves_the_dialect_in_mid_utterance_loses_no_text() -> None:
+    codec = new_codec()
+    sent(codec, *asked(codec, "session.update", model="m"))
+    opening, interim, *rest = turn("the", "the", reason=TurnEndReason.COMMIT)
+    sent(codec, opening, interim)
+    update(codec, {"audio": {"input": {"format": {"type": "audio/pcm", "rate": 24_000}}}})
+
+    messages = told(codec, *rest)
+
+    assert kinds(messages)[0] == "input_audio_buffer.committed"
+    assert kinds(messages)[-1] == f"{TEXT}.completed"
+    assert messages[-1]["transcript"] == "the"
+
+
 def test_vllm_final_commit_without_audio_is_done() -> None:
     codec = new_codec()
     configure, flush = asked(codec, COMMIT, final=True)

@@ -168,10 +168,6 @@ def test_other_fields_are_shown_as_they_were_given() -> None:
             {"audio": {"input": {"turn_detection": {"silence_duration_ms": True}}}},
             "audio.input.turn_detection.silence_duration_ms",
         ),
-        (
-            {"audio": {"input": {"turn_detection": {"eagerness": "very"}}}},
-            "audio.input.turn_detection.eagerness",
-        ),
         ({"include": "logprobs"}, "include"),
         ({"include": [5]}, "include.0"),
     ],
@@ -180,6 +176,35 @@ def test_wrong_values_are_named(session: dict[str, Any], param: str) -> None:
     with pytest.raises(BadEvent) as caught:
         parse_part(SessionUpdate, session)
     assert (caught.value.wire_code, caught.value.param) == ("invalid_value", f"session.{param}")
+
+
+def test_hint_that_is_not_understood_is_no_error() -> None:
+    config = merged(
+        START,
+        transcription={"keywords": "a", "languages": 7, "language": "de", "delay": {}},
+        noise_reduction={"type": "everything", "more": [[]]},
+        turn_detection={"type": "semantic_vad", "eagerness": "very"},
+    )
+
+    assert config.options.language == "de"
+    assert shown(config)["noise_reduction"] == {"type": None}
+    assert endpointing(config).silence_ms == 1_000
+
+
+def test_whole_numbers_may_be_written_as_others() -> None:
+    config = merged(START, turn_detection={"type": "server_vad", "silence_duration_ms": 700.0})
+
+    assert endpointing(config).silence_ms == 700
+
+
+def test_model_of_clients_that_commit_counts_when_it_is_news() -> None:
+    hints = {"model": "gpt-realtime-whisper"}
+    by_client = merged(START, transcription=hints)
+    by_server = merged(by_client, turn_detection={"type": "server_vad"})
+
+    assert by_client.is_manual
+    assert not by_server.is_manual
+    assert not merged(by_server, transcription={**hints, "language": "de"}).is_manual
 
 
 @given(

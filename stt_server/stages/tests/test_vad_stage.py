@@ -129,14 +129,14 @@ async def test_cleared_turn_has_no_end() -> None:
     progress = Progress()
     out = await outcome([SPEECH] * 2, audio(windows=2), Clear(), progress=progress)
 
-    assert out == [SpeechStarted(0, opens_turn=True), (0, at(2), True), Clear()]
+    assert out == [SpeechStarted(0, opens_turn=True), (0, at(2), True), Clear(at(2))]
     assert not progress.turn_open
 
 
 async def test_clear_without_a_turn_gives_the_held_audio_out_and_is_passed_on() -> None:
     assert await outcome([], Audio(0, np.zeros(100, dtype=np.float32)), Clear()) == [
         (0, 100, False),
-        Clear(),
+        Clear(100),
     ]
 
 

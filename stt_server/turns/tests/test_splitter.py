@@ -243,10 +243,10 @@ def test_client_that_marks_turns_gets_all_it_sent_since_the_last_flush() -> None
     assert joined(feed.events) == [
         SpeechStarted(0, opens_turn=True),
         Span(0, windows(30) + 7, True),
-        TurnEnded(windows(13), TurnEndReason.FLUSH),
+        TurnEnded(windows(30) + 7, TurnEndReason.FLUSH),
         SpeechStarted(windows(30) + 7, opens_turn=True),
         Span(windows(30) + 7, windows(31), True),
-        TurnEnded(windows(30) + 7, TurnEndReason.FLUSH),
+        TurnEnded(windows(31), TurnEndReason.FLUSH),
     ]
 
 
