@@ -38,9 +38,10 @@ HEAD = """\
 Generated from the fields of `stt_server/settings/` by `make docs`; do not edit.
 
 Flags win over environment variables, these over the TOML file given with `--config`, that over
-the defaults. An unknown key is an error. Lists are JSON in the environment
-(`STT_AUTH__API_KEYS='["…"]'`) and repeated flags on the command line. Sections are tables in the
-file: `[endpointing]`, then `silence_ms = 700`.
+the defaults. An unknown key is an error. Lists are text with commas or JSON in the environment
+(`STT_AUTH__API_KEYS=one,two`, `STT_AUTH__API_KEYS='["one, with a comma"]'`), repeated flags on the
+command line and arrays in the file. Sections are tables in the file: `[endpointing]`, then
+`silence_ms = 700`.
 """
 
 

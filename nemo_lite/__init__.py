@@ -103,6 +103,7 @@ def __getattr__(name: str) -> object:
     except ModuleNotFoundError as error:
         if error.name in ("torch", "yaml", "sentencepiece", "safetensors", "tokenizers"):
             raise ImportError(
-                f"nemo_lite.{name} needs {error.name}: pip install 'stt-server[nemo]'"
+                f"nemo_lite.{name} needs {error.name}: "
+                "pip install torch safetensors sentencepiece tokenizers pyyaml"
             ) from error
         raise

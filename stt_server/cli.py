@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from stt_server import __version__
-from stt_server.settings import ModelSettings, Settings, load_settings, nest, old_variables
+from stt_server.command_line import BriefParser
+from stt_server.settings import ModelSettings, Settings, explain, load_settings, nest
 
 DESCRIPTION = "Real-time speech-to-text server for conversational agents."
 EPILOG = """\
@@ -60,19 +61,15 @@ def _settings(arguments: dict[str, Any]) -> Settings | None:
     try:
         return load_settings(nest(arguments), file=Path(file) if file else None)
     except ValidationError as error:
-        old = {path: name for name, values in old_variables().items() for path in values}
-        for problem in error.errors(include_url=False, include_input=False):
-            name = ".".join(str(part) for part in problem["loc"])
-            also = f" (or {old[name]})" if name in old else ""
-            setting = f"setting {name}{also}: " if name else ""
-            print(f"stt-server: {setting}{problem['msg']}", file=sys.stderr)  # noqa: T201
+        for problem in explain(error):
+            print(f"stt-server: {problem}", file=sys.stderr)  # noqa: T201
     except (OSError, ValueError) as error:
         print(f"stt-server: {error}", file=sys.stderr)  # noqa: T201
     return None
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = BriefParser(
         "stt-server",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -85,11 +82,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _models_parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = BriefParser(add_help=False)
     common.add_argument("--config", metavar="FILE", help="TOML file with settings")
     for name, field in ModelSettings.model_fields.items():
         _add_flag(common, f"models.{name}", field, flag=name)
-    parser = argparse.ArgumentParser(
+    parser = BriefParser(
         "stt-server models",
         description="List, download and find speech models.",
         epilog=MODELS_EPILOG,

@@ -1,7 +1,9 @@
 """The server process: one listening socket, uvicorn around the app, and a polite way out."""
 
 import asyncio
+import errno
 import gc
+import ipaddress
 import logging
 import socket
 import sys
@@ -15,7 +17,14 @@ from stt_server.engine.base import EngineUnavailable
 from stt_server.log import configure_logging
 from stt_server.parakeet import ParakeetPorts
 from stt_server.service import Service, State
-from stt_server.settings import LogFormat, Settings, as_variables, old_variables, unknown_variables
+from stt_server.settings import (
+    LogFormat,
+    Settings,
+    as_variables,
+    client_variables,
+    old_variables,
+    unknown_variables,
+)
 from stt_server.settings.section import Section
 from stt_server.transport import ImpatientHttpProtocol, PatientWebSocketProtocol
 
@@ -81,15 +90,11 @@ class DrainingServer(uvicorn.Server):
 def serve(settings: Settings) -> int:
     """Serve until a signal; returns the exit code."""
     configure_logging(settings.log.level, as_json=settings.log.format is LogFormat.JSON)
-    for name in unknown_variables():
-        logger.warning("settings.unknown_variable", extra={"variable": name})
-    if old := old_variables():
-        instead = " ".join(map(as_variables, old.values()))
-        logger.warning("settings.old_variables", extra={"read": list(old), "same_as": instead})
+    _warn(settings)
     host = settings.bind_host
     parakeet, fastconformer = settings.parakeet, settings.fastconformer
     try:
-        listener = _listen(host, settings.port)
+        listener = _listen(host, settings.port, flag="--port")
         tcp = (
             _listen_beside(host, parakeet, "port", "parakeet"),
             _listen_beside(host, parakeet, "status_port", "parakeet status"),
@@ -122,6 +127,32 @@ def serve(settings: Settings) -> int:
     return 1 if service.failure is not None else 0
 
 
+def _warn(settings: Settings) -> None:
+    """Say what in the settings may not be what was meant."""
+    for name, meant in unknown_variables().items():
+        hint = {"hint": f"did you mean {meant}?"} if meant else {}
+        logger.warning("settings.unknown_variable", extra={"variable": name, **hint})
+    if old := old_variables():
+        instead = " ".join(map(as_variables, old.values()))
+        logger.warning("settings.old_variables", extra={"read": list(old), "same_as": instead})
+    if settings.auth.api_keys:
+        return
+    for name in client_variables():
+        hint = f"{name} is for clients; the server's keys are STT_AUTH__API_KEYS"
+        logger.warning("settings.client_variable", extra={"variable": name, "hint": hint})
+    host = settings.bind_host
+    if not _is_loopback(host):
+        why = "anybody who reaches this address can use the server; set auth.api_keys"
+        logger.warning("server.open", extra={"host": host, "why": why})
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _allow_many_files() -> None:
     """Every session is a socket, and some systems begin with as few as 256 files."""
     if sys.platform != "win32":
@@ -132,21 +163,30 @@ def _allow_many_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, flag: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2_048)
     except OSError as error:
-        raise OSError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+        # Python adds the address to the system's words.
+        why = str(error.strerror).partition(" (while attempting")[0]
+        if error.errno == errno.EADDRINUSE:
+            why += f"; set {flag}, or is another stt-server running?"
+        raise OSError(f"cannot listen on {host} port {port}: {why}") from error
 
 
 def _listen_beside(host: str, section: Section, field: str, protocol: str) -> socket.socket | None:
-    """A listener beside the main one; None if it is off, or cannot be had and nobody asked."""
+    """A listener beside the main one; None if it is off, or cannot be had and nobody asked.
+
+    Args:
+        protocol: Begins with the section's name.
+    """
     port = getattr(section, field)
     if not port:
         return None
+    flag = f"--{protocol.partition(' ')[0]}-{field.replace('_', '-')}"
     try:
-        listener = _listen(host, port)
+        listener = _listen(host, port, flag=flag)
     except OSError as error:
         if field in section.model_fields_set:
             raise

@@ -108,7 +108,7 @@ class Service:
             extra={
                 "model": self.engine.info.name,
                 **({"final_model": self.final_engine.info.name} if self.final_engine else {}),
-                "detectors": sorted(self.detectors),
+                "detectors": sorted(map(str, self.detectors)),
                 "max_sessions": self.admission.capacity,
                 "load_s": round(time.monotonic() - began, 2),
             },
@@ -271,7 +271,8 @@ def _check_segments(model: str) -> None:
         importlib.import_module("stt_server.stages.segment_asr")
     except ImportError as error:
         raise EngineUnavailable(
-            f"{model} needs {error.name}: pip install 'stt-server[segments]'"
+            f"{model} needs {error.name}: pip install ./strops-rs in the project's folder "
+            "(needs Rust; see README, Install)"
         ) from error
 
 

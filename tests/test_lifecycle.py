@@ -97,8 +97,22 @@ def test_port_in_use_is_one_clear_line() -> None:
         result = run_to_end(*MODULE, "--model", "scripted", "--port", port)
     assert result.returncode == 1
     (line,) = result.stderr.strip().splitlines()
-    assert port in line
-    assert "in use" in line
+    assert line.count(port) == 1
+    assert "in use; set --port, or is another stt-server running?" in line
+
+
+def test_warnings_tell_what_an_operator_may_not_have_meant() -> None:
+    env = {"STT_API_KEY": "k", "STT_ENDPOINTING_SILENCE_MS": "700"}
+    with run_server("--host", "0.0.0.0", env=env) as server:
+        told = {event["event"]: event for event in server.events if event["level"] == "WARNING"}
+    assert told["settings.unknown_variable"]["hint"] == "did you mean STT_ENDPOINTING__SILENCE_MS?"
+    assert "STT_AUTH__API_KEYS" in told["settings.client_variable"]["hint"]
+    assert "auth.api_keys" in told["server.open"]["why"]
+
+
+def test_a_server_with_keys_warns_of_nothing() -> None:
+    with run_server("--auth-api-keys=k", env={"STT_API_KEY": "k"}) as server:
+        assert [event["event"] for event in server.events if event["level"] == "WARNING"] == []
 
 
 @pytest.mark.parametrize(

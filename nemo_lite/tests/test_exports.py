@@ -75,7 +75,7 @@ def test_a_missing_torch_is_explained() -> None:
         "try: nemo_lite.load\n"
         "except ImportError as error: print(error)"
     )
-    assert "stt-server[nemo]" in " ".join(run(code))
+    assert "needs torch: pip install torch safetensors" in " ".join(run(code))
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

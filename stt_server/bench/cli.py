@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stt_server.bench.ramp import Ramp
+from stt_server.command_line import BriefParser
 
 _EPILOG = """\
 exit codes:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = BriefParser(
         prog="stt-bench",
         description="Load a speech-to-text server with live clients and measure what they see.",
         epilog=_EPILOG,
@@ -163,7 +164,7 @@ def _fault(arguments: argparse.Namespace) -> str | None:
     if arguments.png is not None and arguments.fast:
         return "--png draws latency, which --fast does not measure"
     if arguments.png is not None and importlib.util.find_spec("matplotlib") is None:
-        return "--png needs matplotlib: pip install 'stt-server[bench]'"
+        return "--png needs matplotlib: pip install matplotlib psutil"
     return None
 
 

@@ -26,9 +26,14 @@ _COLUMNS = (
 """Names, and widths on a terminal."""
 
 
-def heading() -> str:
-    """The line above the rows."""
-    return "".join(f"{name:>{width}}" for name, width in _COLUMNS)
+def heading(*, counts_children: bool = True) -> str:
+    """The line above the rows.
+
+    Args:
+        counts_children: what the server spends is that of all its processes.
+    """
+    names = "".join(f"{name:>{width}}" for name, width in _COLUMNS)
+    return names if counts_children else f"{names}  (cores, MiB: its main process alone)"
 
 
 def line(row: StageResult) -> str:
@@ -76,11 +81,12 @@ def held(rows: Sequence[StageResult]) -> int:
 def remarks(rows: Sequence[StageResult], limits: Limits, *, is_live: bool) -> list[str]:
     """What else must be said about the rows."""
     found: list[str] = []
-    if is_live:
+    if is_live and any(row.broken_by != "refusals" for row in rows):
         found.append(f"held within {limits.lag_ms:g} ms of lag (p95): {held(rows)} streams")
-    else:
+    if not is_live:
         best = max(rows, key=lambda row: row.pace)
         found.append(f"at most {best.pace:g} s of audio per second, with {best.streams} streams")
+    found += [_refused(row) for row in rows if row.refusals]
     late = [str(row.streams) for row in rows if row.bench_was_late]
     if late:
         found.append(
@@ -106,6 +112,13 @@ def to_json(
     """Everything that was measured."""
     stages = [{**asdict(row), "bench_was_late": row.bench_was_late} for row in rows]
     return {**about, "limits": asdict(limits), "held": held(rows), "stages": stages}
+
+
+def _refused(row: StageResult) -> str:
+    said = f"of {row.streams} streams {row.held} served, {sum(row.refusals.values())} refused"
+    if row.server_capacity is None or row.server_capacity >= row.streams:
+        return f"{said}: {_counts(row.refusals)}"
+    return f"{said}: the server's limit is {row.server_capacity}"
 
 
 def _percentiles(found: Percentiles | None) -> str:

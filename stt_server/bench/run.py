@@ -20,7 +20,7 @@ from stt_server.bench.report import heading, line, remarks, to_json
 from stt_server.bench.server_costs import ServerCosts
 from stt_server.bench.stage import Limits, LoadProcesses, Plan, StageResult, run_stage
 from stt_server.bench.target import ProtocolName, Target
-from stt_server.clients.errors import BadAddress, ClientError, UnreadableAudio
+from stt_server.clients.errors import BadAddress, ClientError, UnreadableAudio, advised
 from stt_server.clients.options import ClientSettings
 
 
@@ -50,12 +50,12 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         audio = load_round(plan.audio, pause_s=plan.pause_s)
         asyncio.run(_knock(plan.target, Playlist(audio, 0)))
     except ClientError as error:
-        _say(f"stt-bench: {error}")
+        _say(f"stt-bench: {advised(error)}")
         return _exit_code(error)
     ramp = arguments.ramp or Ramp(arguments.streams, arguments.streams)
-    sys.stdout.write(heading() + "\n")
-    findings = Findings()
     costs = ServerCosts(plan.target.http, api_key=plan.target.api_key, pid=arguments.server_pid)
+    sys.stdout.write(heading(counts_children=costs.knows_process) + "\n")
+    findings = Findings()
     try:
         climb(plan, ramp, costs, findings, show=_print_row)
     except BrokenProcessPool:

@@ -58,6 +58,8 @@ class Reading:
     rss_mib: float | None = None
     step_lag: Histogram = EMPTY
     step: Histogram = EMPTY
+    capacity: int | None = None
+    """Sessions at once at most."""
 
 
 class ServerCosts:
@@ -118,11 +120,13 @@ def parse_metrics(text: str) -> Reading:
         return Histogram(buckets.get(name, {}))
 
     rss = values.get("process_resident_memory_bytes")
+    capacity = values.get("stt_capacity")
     return Reading(
         values.get("process_cpu_seconds_total"),
         None if rss is None else rss / MIB,
         histogram("stt_step_lag_seconds"),
         histogram("stt_step_seconds"),
+        None if capacity is None else int(capacity),
     )
 
 

@@ -76,6 +76,8 @@ class StageResult:
     step_p95: float | None = None
     server_cores: float | None = None
     server_mib: float | None = None
+    server_capacity: int | None = None
+    """Sessions that the server takes at once."""
     broken_by: str | None = None
     """The limit that did not hold."""
 
@@ -224,6 +226,7 @@ def _with_costs(
         step_p95=_ms(step.quantile(0.95)),
         server_cores=cores,
         server_mib=None if after.rss_mib is None else round(after.rss_mib),
+        server_capacity=after.capacity,
     )
     return replace(result, broken_by=broken_limit(result, plan.limits, is_live=not plan.fast))
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from stt_server.command_line import BriefParser
+
 SAVE_SUFFIXES = (".txt", ".srt", ".vtt", ".json")
 _NATIVE_ONLY = (
     "language",
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = BriefParser(
         prog="stt-client",
         description="Transcribe a sound file or the microphone with a speech-to-text server.",
         epilog=_EPILOG,
@@ -164,6 +166,8 @@ def _fault(arguments: argparse.Namespace) -> str | None:
                 return f"--{flag.replace('_', '-')} needs a FILE"
     elif arguments.device is not None or arguments.list_devices:
         return "--device and --list-devices are for the microphone, not for a FILE"
+    if arguments.url.strip().startswith("tcp:") and arguments.protocol != "parakeet":
+        return f"--url {arguments.url}: raw TCP is for --protocol parakeet"
     if arguments.protocol != "native":
         unknown = [*_NATIVE_ONLY, *(["silence_ms"] if arguments.protocol == "parakeet" else [])]
         for flag in unknown:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import ssl
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -68,7 +69,7 @@ async def open_websocket(
             f"no answer from {shown(url)} within {connect_timeout_s:g} s"
         ) from error
     except (OSError, ProxyError) as error:
-        raise ServerUnreachable(f"cannot reach {shown(url)}: {_cause(error)}") from error
+        raise ServerUnreachable(f"cannot reach {shown(url)}: {_cause(error, url)}") from error
     except (InvalidHandshake, EOFError) as error:
         raise ServerUnreachable(f"no WebSocket server at {shown(url)}: {error}") from error
 
@@ -79,11 +80,18 @@ def make_impatient(websocket: ClientConnection) -> None:
     websocket.close_timeout = _IMPATIENT_CLOSE_S
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: Exception, url: str) -> str:
     """asyncio words a refused connection with socket internals; the system's words are better."""
+    is_tls = url.startswith("wss:")
     if isinstance(error, ConnectionRefusedError):
-        return "connection refused; is the server running?"
-    return getattr(error, "strerror", None) or str(error)
+        why = "connection refused; is the server running?"
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    elif is_tls and isinstance(error, ssl.SSLError | ConnectionError):
+        why = "what listens there speaks no TLS."
+    else:
+        return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"{why} Without a proxy before it the server takes ws:// or http://" if is_tls else why
 
 
 def _reason(body: bytes | bytearray | None, status: int) -> str:

@@ -47,6 +47,8 @@ class LiveDisplay:
         trace: TracebackType | None,
     ) -> None:
         self._live.stop()
+        if self._interim:  # no final came
+            self._console.print(Text(f"… {self._interim}", style="cyan"))
 
     def message(self, message: ServerMessage, text: str) -> None:
         if not isinstance(message, TranscriptionSegment):

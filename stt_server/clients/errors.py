@@ -13,6 +13,8 @@ ClientError
 └── UnreadableAudio      a file that cannot be decoded
 """
 
+_BAD_KEY = "the API key is missing or wrong"
+
 
 class ClientError(Exception):
     """Base of every error this package raises on purpose."""
@@ -38,7 +40,8 @@ class Refused(ClientError):
     def __init__(self, status: int, reason: str) -> None:
         meaning = {
             1013: "the server has no place for this client",
-            401: "the API key is missing or wrong",
+            401: _BAD_KEY,
+            4401: _BAD_KEY,
             403: "this origin is not allowed",
             404: "no speech-to-text server at this path",
             503: "the server is full or still loading",
@@ -68,8 +71,15 @@ class ConnectionLost(ClientError):
         reason: the server's own words, may be empty.
     """
 
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"the connection was lost ({code}{': ' if reason else ''}{reason})")
+    def __init__(self, code: int, reason: str, *, tried_s: float | None = None) -> None:
+        """
+        Args:
+            tried_s: how long the client has tried to come back.
+        """
+        lost = f"the connection was lost ({code}{': ' if reason else ''}{reason})"
+        if tried_s is not None:
+            lost += f" and could not come back within {tried_s:g} s; is the server running?"
+        super().__init__(lost)
         self.code = code
         self.reason = reason
 
@@ -92,3 +102,11 @@ class NoAudioDevice(ClientError):
 
 class UnreadableAudio(ClientError):
     """A file that is missing, empty or cannot be decoded."""
+
+
+def advised(error: ClientError) -> str:
+    """`error` for who typed a command line: with what to type instead, where that is known."""
+    code = error.status if isinstance(error, Refused) else getattr(error, "code", None)
+    if code in (401, 4401):
+        return f"{error}: give yours with --api-key or in the variable STT_API_KEY"
+    return str(error)

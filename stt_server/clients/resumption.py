@@ -166,7 +166,8 @@ class Reconnector:
             self._pause_s = min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, 2 * self._pause_s))
             left_s = self._deadline - now()
             if left_s <= 0:
-                raise self._lost
+                lost, tried_s = self._lost, self._resumption.window_s
+                raise ConnectionLost(lost.code, lost.reason, tried_s=tried_s)
             self._resumption.is_repeating = True
             try:
                 websocket = await self._connect(self._resumption.query(), left_s)

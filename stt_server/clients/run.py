@@ -18,6 +18,7 @@ from stt_server.clients.errors import (
     Refused,
     ServerUnreachable,
     UnreadableAudio,
+    advised,
 )
 from stt_server.clients.file import AudioFile, RealTime
 from stt_server.clients.lines import Display, JsonOutput, LogOutput, QuietOutput
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
             return _run_file(arguments)
         return _run_microphone(arguments)
     except ClientError as error:
-        _say(f"stt-client: {error}")
+        _say(f"stt-client: {advised(error)}")
         return _exit_code(error)
 
 

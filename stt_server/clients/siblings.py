@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 
 from stt_server.clients.errors import Refused, UnreadableMessage
 from stt_server.clients.messages import ServerMessage, UnknownMessage
+from stt_server.errors import ErrorCode, Unauthorized
 from stt_server.protocols.native_messages import ErrorResponse, TranscriptionSegment
 
 _SID = "stt-client"
@@ -43,7 +44,7 @@ class Dialect(Protocol):
 
         Raises:
             UnreadableMessage: it is none.
-            Refused: the server has no place for this client.
+            Refused: the server does not take this client.
         """
         ...
 
@@ -70,9 +71,12 @@ class ParakeetDialect:
                 self.has_final |= is_final
                 return _segment(said, is_final)
             case {"type": "error", "message": str() as message}:
+                code = str(fields.get("code", ""))
+                if code == ErrorCode.UNAUTHORIZED:
+                    raise Refused(Unauthorized.close_code, message)
                 if not self._greeted:
                     raise Refused(1013, message)
-                return ErrorResponse(error=message, code=str(fields.get("code", "")))
+                return ErrorResponse(error=message, code=code)
             case {"type": str() as kind}:
                 self._greeted = self._greeted or kind == "hello"
                 return UnknownMessage(kind, fields)

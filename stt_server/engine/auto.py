@@ -8,6 +8,7 @@ from collections.abc import Collection
 from nemo_lite import hub
 from nemo_lite.errors import DownloadError
 from nemo_lite.registry import find
+from stt_server.engine.base import MODEL_PACKAGES
 from stt_server.settings import EngineName, FinalModelName, ModelSettings, Settings
 
 logger = logging.getLogger(__name__)
@@ -33,9 +34,10 @@ def resolve_auto(settings: Settings) -> Settings:
     elif has_torch and here & {SMALL, LARGE}:
         model, final = choose(here, free_gpu_bytes=_free_gpu_bytes(settings.device))
     if model is EngineName.POCKETSPHINX:
-        steps = [] if has_torch else ["pip install 'stt-server[nemo]'"]
+        steps = [] if has_torch else [MODEL_PACKAGES]
         steps += [] if SMALL in here else [f"stt-server models pull {SMALL}"]
         why = f"no suitable model is on this machine; for one: {' && '.join(steps)}"
+        why += "" if has_torch else " (see README, Install)"
         logger.warning("model.fallback", extra={"model": model.value, "why": why})
     else:
         extra = {"final_model": final.value} if final else {}

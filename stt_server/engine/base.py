@@ -23,7 +23,8 @@ class EngineInfo:
     capacity: int
     """Streams at once."""
     lookaheads_ms: tuple[int, ...] = ()
-    """Look-aheads a stream may choose from; empty when there is nothing to choose."""
+    """Look-aheads a stream may choose from, empty when there is nothing to choose; streams that do
+    not choose get the least."""
     speculates: bool = False
     """Its streams are `SpeculativeStream`s."""
     marks_turn_ends: bool = False
@@ -238,6 +239,15 @@ class SupervisedEngine(Protocol):
 
 class EngineUnavailable(Exception):
     """The engine cannot run here: a package, a device or a checkpoint is missing."""
+
+
+MODEL_PACKAGES = "pip install torch safetensors sentencepiece tokenizers pyyaml"
+"""What NVIDIA's models need, as a command for everybody: from a checkout there is a better one."""
+
+
+def missing_package(model: str, error: ImportError) -> EngineUnavailable:
+    """One of `MODEL_PACKAGES` is not here."""
+    return EngineUnavailable(f"{model} needs {error.name}: {MODEL_PACKAGES} (see README, Install)")
 
 
 OpenStream: TypeAlias = Callable[[StreamOptions], Awaitable[RecognitionStream]]

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 from nemo_lite import results
 from nemo_lite.errors import NemoLiteError
-from stt_server.engine.base import EngineInfo, EngineUnavailable, StreamOptions
+from stt_server.engine.base import (
+    EngineInfo,
+    EngineUnavailable,
+    StreamOptions,
+    missing_package,
+)
 from stt_server.engine.downloads import Downloads
 from stt_server.engine.request_thread import RequestBatch
 from stt_server.engine.request_worker import RequestWorker
@@ -108,9 +113,7 @@ class CanaryQwenSource:
             except (NemoLiteError, OSError) as error:
                 raise EngineUnavailable(str(error)) from error
             except ImportError as error:
-                raise EngineUnavailable(
-                    f"{NAME} needs {error.name}: pip install 'stt-server[nemo]'"
-                ) from error
+                raise missing_package(NAME, error) from error
             self.max_samples = self._model.max_samples
         batch = self._model.requests(self._slots)
         batch.prepare()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from stt_server.engine.base import EngineUnavailable
+from stt_server.engine.base import EngineUnavailable, missing_package
 from stt_server.engine.cpus import usable_cpus
 from stt_server.engine.nemo_model import LoadedModel
 from stt_server.settings import DecoderState, Settings
@@ -49,9 +49,7 @@ class NemoSource:
         try:
             self._model = self._model or self._load(is_stopping)
         except ImportError as error:
-            raise EngineUnavailable(
-                f"{self._name} needs {error.name}: pip install 'stt-server[nemo]'"
-            ) from error
+            raise missing_package(self._name, error) from error
         self._prepare_torch(self._model)
         if self._capacity is None:
             room = self._room()

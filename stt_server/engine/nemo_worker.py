@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from stt_server.engine.base import StepTimes
+from nemo_lite.errors import NemoLiteError
+from stt_server.engine.base import EngineUnavailable, StepTimes
 from stt_server.engine.nemo_messages import (
     Asking,
     Close,
@@ -126,14 +127,18 @@ class NemoWorker:
 
     def _run(self) -> None:
         error: Exception | None = None
+        is_open = False
         try:
             model = self._source.open(lambda: self._stopping)
+            is_open = True
             self._post(self._on_opened, model)
             while not self._stopping:
                 self._tick(model.batch)
         except BaseException as caught:  # a panic of the int8 kernels is no Exception
             plain = caught if isinstance(caught, Exception) else RuntimeError(repr(caught))
-            logger.error("engine.failed", exc_info=plain)
+            # Why a model cannot be had is told by whoever started this.
+            if is_open or not isinstance(plain, EngineUnavailable | NemoLiteError):
+                logger.error("engine.failed", exc_info=plain)
             # Its traceback holds the batch and all its memory, which the next one needs.
             error = plain.with_traceback(None)
         self._post(self._on_ended, error)

@@ -4,7 +4,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from stt_server.engine.auto import resolve_auto
-from stt_server.engine.base import EngineUnavailable, SegmentEngine, StreamingEngine
+from stt_server.engine.base import SegmentEngine, StreamingEngine, missing_package
 from stt_server.settings import EngineName, FinalModelName, Settings
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 def make_engine(settings: Settings) -> StreamingEngine | SegmentEngine:
     """The engine the settings name; `auto` takes the best one that can run here."""
+    _warn_of_unused_checkpoint(settings)
     match settings.model:
         case EngineName.SCRIPTED:
             from stt_server.engine.fake import ScriptedEngine
@@ -40,6 +41,22 @@ def make_engine(settings: Settings) -> StreamingEngine | SegmentEngine:
                     extra={"device": settings.device, "why": "pocketsphinx runs on the CPU"},
                 )
             return PocketsphinxEngine(settings.pocketsphinx)
+
+
+def _warn_of_unused_checkpoint(settings: Settings) -> None:
+    own = {
+        EngineName.POCKETSPHINX: "it has its own model",
+        EngineName.CANARY_QWEN: "its setting is canary_qwen.checkpoint",
+        EngineName.SCRIPTED: "it has no model",
+    }
+    if settings.nemo.checkpoint is not None and settings.model in own:
+        logger.warning(
+            "checkpoint.ignored",
+            extra={
+                "checkpoint": settings.nemo.checkpoint,
+                "why": f"{settings.model} does not use nemo.checkpoint: {own[settings.model]}",
+            },
+        )
 
 
 def make_final_engine(settings: Settings) -> SegmentEngine | None:
@@ -107,9 +124,7 @@ def device_settings(settings: Settings) -> list[Settings]:
     try:
         from stt_server.engine.torch_device import choose_devices
     except ImportError as error:
-        raise EngineUnavailable(
-            f"{settings.model.value} needs {error.name}: pip install 'stt-server[nemo]'"
-        ) from error
+        raise missing_package(settings.model.value, error) from error
 
     devices = choose_devices(settings.device)
     total, count = settings.max_streams, len(devices)

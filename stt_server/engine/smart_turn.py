@@ -28,10 +28,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "smart-turn"
 IN_PACKAGE = "audio/turn/smart_turn/data"
-HOW_TO_GET = (
-    f"smart-turn is not on this machine: run `stt-server models pull {NAME}` (9 MB), or "
-    "pip install 'stt-server[smart-turn]'"
-)
+HOW_TO_GET = f"smart-turn is not on this machine: run `stt-server models pull {NAME}` (9 MB)"
 ANSWER_S = 1.0
 """A later judgement comes too late to be of use."""
 WAITING_PER_THREAD = 12

@@ -147,6 +147,7 @@ class Abilities:
     resume: bool = False
     """Whether sessions can be resumed."""
     lookaheads_ms: tuple[int, ...] = ()
+    """What sessions may choose from; the least is that of those that do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,10 @@ class NativeConfig:
             raise InvalidMessage("resume may be asked for only before the first audio")
         detector = given.endpointing.detector
         if detector is not None and detector not in abilities.detectors:
-            raise InvalidConfig(f"detector {detector[:32]!r} is not available on this server")
+            here = ", ".join(sorted(abilities.detectors))
+            raise InvalidConfig(
+                f"detector {detector[:32]!r} is not available on this server, which has: {here}"
+            )
         return replace(
             self,
             options=self._merge_options(given, abilities),
@@ -218,7 +222,9 @@ class NativeConfig:
 
     def describe(self, abilities: Abilities) -> dict[str, Any]:
         """The effective configuration as `ready` shows it."""
-        endpointing = self.options.endpointing
+        endpointing, lookahead_ms = self.options.endpointing, self.options.lookahead_ms
+        if lookahead_ms is None:
+            lookahead_ms = min(abilities.lookaheads_ms, default=None)
         return {
             "sampleRate": self.format.sample_rate,
             "channels": self.format.channels,
@@ -243,7 +249,7 @@ class NativeConfig:
             },
             "model": min(abilities.models),
             "finalModel": abilities.final_model or min(abilities.models),
-            "lookaheadMs": self.options.lookahead_ms,
+            "lookaheadMs": lookahead_ms,
             "resume": self.resume,
             "segmentFinals": self.options.segment_finals,
             "vocabulary": list(self.options.vocabulary),

@@ -2,6 +2,7 @@
 
 Nested fields take a double underscore in the environment (`STT_ENDPOINTING__SILENCE_MS`), a dash
 on the command line (`--endpointing-silence-ms`) and a table in the file (`[endpointing]`).
+`variables.py` reads the environment, `problems.py` says what is wrong.
 Variables of the NeMo FastConformer server (`aliases.py`) come after `STT_*` and before the file.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -40,6 +41,7 @@ from stt_server.settings.models import (
     PocketsphinxSettings,
     check_device,
 )
+from stt_server.settings.problems import problems
 from stt_server.settings.realtime import RealtimeSettings
 from stt_server.settings.resume import ResumeSettings
 from stt_server.settings.section import nest
@@ -52,6 +54,7 @@ from stt_server.settings.service import (
 )
 from stt_server.settings.smart_turn import SmartTurnSettings
 from stt_server.settings.uploads import UploadSettings
+from stt_server.settings.variables import VariableSource, unknown
 
 __all__ = [
     "CLIENT_VARIABLES",
@@ -83,6 +86,8 @@ __all__ = [
     "SmartTurnSettings",
     "UploadSettings",
     "as_variables",
+    "client_variables",
+    "explain",
     "load_settings",
     "nest",
     "old_variables",
@@ -225,7 +230,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, environment, then the file that `load_settings` names."""
         file_settings = TomlConfigSettingsSource(settings_cls)
-        return init_settings, env_settings, _AliasSource(settings_cls), file_settings
+        variables = VariableSource(settings_cls)
+        return init_settings, variables, _AliasSource(settings_cls), file_settings
 
 
 def load_settings(flags: Mapping[str, Any], *, file: Path | None = None) -> Settings:
@@ -235,7 +241,7 @@ def load_settings(flags: Mapping[str, Any], *, file: Path | None = None) -> Sett
         FileNotFoundError: `file` does not exist.
         pydantic.ValidationError: a value or a key is wrong.
         tomllib.TOMLDecodeError: `file` is not TOML.
-        ValueError: a variable of the NeMo FastConformer server cannot be understood.
+        ValueError: a variable cannot be read.
     """
     if file is not None and not file.is_file():
         raise FileNotFoundError(f"no settings file at {file}")
@@ -246,13 +252,23 @@ def load_settings(flags: Mapping[str, Any], *, file: Path | None = None) -> Sett
     return FileSettings(**flags)
 
 
-def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:
-    """Names of `STT_*` variables that set nothing here: mistyped, or another program's."""
-    known = {f"STT_{name}".upper() for name in Settings.model_fields} | CLIENT_VARIABLES
-    names = (name.upper() for name in (os.environ if environment is None else environment))  # noqa: TID251
-    return sorted(
-        name for name in names if name.startswith("STT_") and name.split("__")[0] not in known
-    )
+def explain(error: ValidationError) -> list[str]:
+    """What is wrong with the settings, a line for each thing; no line repeats a value."""
+    old = {path: name for name, values in old_variables().items() for path in values}
+    return problems(error, Settings, old)
+
+
+def unknown_variables(environment: Mapping[str, str] | None = None) -> dict[str, str | None]:
+    """`STT_*` variables that set nothing here (mistyped, or another program's), each with the one
+    that was perhaps meant."""
+    found = unknown(os.environ if environment is None else environment, Settings)  # noqa: TID251
+    return {name: meant for name, meant in found.items() if name not in CLIENT_VARIABLES}
+
+
+def client_variables(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Variables that are set and read by `stt-client` alone."""
+    names = os.environ if environment is None else environment  # noqa: TID251
+    return sorted(CLIENT_VARIABLES & {name.upper() for name in names})
 
 
 def old_variables(environment: Mapping[str, str] | None = None) -> dict[str, Values]:

@@ -156,10 +156,64 @@ def test_missing_file_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> No
 def test_unreadable_environment_variable_is_a_usage_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("STT_AUTH__API_KEYS", "not json")
+    monkeypatch.setenv("STT_AUTH__API_KEYS", "[s3cret")
 
     assert main([]) == 2
-    assert capsys.readouterr().err.startswith("stt-server: ")
+    told = capsys.readouterr().err
+    assert told.startswith("stt-server: STT_AUTH__API_KEYS: ")
+    assert "s3cret" not in told
+
+
+def test_mistyped_variable_is_told_with_the_one_most_like_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STT_ENDPOINTING__SILENCE", "700")
+
+    assert main([]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("stt-server: setting endpointing.silence (or STT_ENDPOINTING__SILENCE)")
+    assert "did you mean STT_ENDPOINTING__SILENCE_MS?" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("prot = 1", "did you mean port?"),
+        ("[endpointing]\nsilence = 1", "did you mean endpointing.silence_ms?"),
+        ("[endpoint]\nsilence = 1", "did you mean endpointing?"),
+        ("[qwerty]\nx = 1", "there is no such setting\n"),
+    ],
+)
+def test_mistyped_key_of_the_file_is_told_with_the_one_most_like_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, meant: str
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+
+    assert main(["--config", str(file)]) == 2
+    assert meant in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--modle", "x"], "no such flag: --modle; did you mean --model?"),
+        (["--silence-ms=5"], "did you mean --endpointing-silence-ms?"),
+        (["--qwertyuiop"], "no such flag: --qwertyuiop (see"),
+        (["--api-key=s3cret"], "did you mean --auth-api-keys?"),
+        (["models", "list", "--offlin3"], "did you mean --offline?"),
+    ],
+)
+def test_unknown_flag_is_one_line_with_the_one_most_like_it(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert "s3cret" not in line
 
 
 @pytest.mark.parametrize("arguments", [["--prot=1"], ["extra"], ["--dtype=int4"], ["--port"]])
@@ -168,7 +222,8 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
         main(arguments)
 
     assert caught.value.code == 2
-    assert "usage: stt-server" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("(see stt-server --help)")
 
 
 def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,7 @@ async def test_segment_recogniser_without_strops_ends_the_start(
     service = Service(SETTINGS, ScriptedSegmentEngine())
 
     try:
-        with pytest.raises(EngineUnavailable, match=r"needs strops: pip install .*segments"):
+        with pytest.raises(EngineUnavailable, match=r"needs strops: pip install \./strops-rs"):
             await service.load()
     finally:
         await service.close()
@@ -134,6 +134,21 @@ def test_eager_ends_need_a_model_that_knows_its_finals_ahead() -> None:
     assert not Service(SETTINGS, ScriptedEngine(), ScriptedSegmentEngine()).is_eager
     assert not Service(SETTINGS, ScriptedSegmentEngine()).is_eager
     assert not Service(SETTINGS, AllHearingEngine()).is_eager
+
+
+async def test_what_may_end_turns_is_logged_in_plain_words(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    detectors = Detectors(DetectorName.SILENCE)
+    service = Service(SETTINGS, ScriptedEngine(SURE), detectors=detectors)
+    try:
+        await service.load()
+    finally:
+        await service.close()
+
+    (ready,) = [record for record in caplog.records if record.message == "model.ready"]
+    assert str(vars(ready)["detectors"]) == "['eou', 'silence']"
 
 
 async def test_default_detector_that_is_absent_ends_the_start() -> None:

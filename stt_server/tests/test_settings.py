@@ -13,6 +13,7 @@ from stt_server.settings import (
     EndpointingMode,
     EngineName,
     FinalModelName,
+    client_variables,
     load_settings,
     unknown_variables,
 )
@@ -92,12 +93,70 @@ def test_environment_variable_sets_a_field(
     assert found == expected
 
 
-def test_api_keys_come_as_a_json_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STT_AUTH__API_KEYS", '["one", "two"]')
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('["one", "two"]', ["one", "two"]),
+        (' ["with, comma"]', ["with, comma"]),
+        ("secret", ["secret"]),
+        ("one, two", ["one", "two"]),
+        ("12345", ["12345"]),
+    ],
+)
+def test_api_keys_come_as_text_with_commas_or_a_json_list(
+    monkeypatch: pytest.MonkeyPatch, text: str, expected: list[str]
+) -> None:
+    monkeypatch.setenv("STT_AUTH__API_KEYS", text)
 
     keys = load_settings({}).auth.api_keys
 
-    assert [key.get_secret_value() for key in keys] == ["one", "two"]
+    assert [key.get_secret_value() for key in keys] == expected
+
+
+def test_origins_come_as_text_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("stt_auth__allowed_origins", "https://a,https://b")
+    monkeypatch.setenv("STT_AUTH__API_KEYS", "secret")
+
+    auth = load_settings({}).auth
+
+    assert auth.allowed_origins == ("https://a", "https://b")
+    assert len(auth.api_keys) == 1
+
+
+def test_section_may_be_a_json_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STT_AUTH", '{"allowed_origins": ["https://a"], "metrics": "off"}')
+    monkeypatch.setenv("STT_AUTH__METRICS", "open")
+
+    auth = load_settings({}).auth
+
+    assert (auth.allowed_origins, auth.metrics) == (("https://a",), "open")
+
+
+@pytest.mark.parametrize("text", ["", "one,,two", ","])
+def test_missing_key_is_an_error_and_not_an_open_server(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("STT_AUTH__API_KEYS", text)
+
+    with pytest.raises(ValidationError):
+        load_settings({})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("STT_AUTH__API_KEYS", '["s3cret"', "begins like a JSON list and is none"),
+        ("STT_LIMITS", "s3cret", r"STT_LIMITS__\* set one setting each"),
+    ],
+)
+def test_text_that_is_no_json_is_told_with_its_variable_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, said: str
+) -> None:
+    monkeypatch.setenv(name, text)
+
+    with pytest.raises(ValueError, match=f"^{name}: .*{said}") as caught:
+        load_settings({})
+    assert "s3cret" not in str(caught.value)
 
 
 def test_api_keys_are_not_shown() -> None:
@@ -186,6 +245,28 @@ def test_only_this_machine_may_connect_without_a_key_by_default(
     assert load_settings(flags).bind_host == host
 
 
-def test_variables_that_set_nothing_are_named() -> None:
-    environment = {"STT_PROT": "1", "STT_PORT": "1", "stt_api_key": "k", "STT_LIMITS__DRAIN_S": "1"}
-    assert unknown_variables(environment) == ["STT_PROT"]
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("STT_PROT", "STT_PORT"),
+        ("STT_ENDPOINTING_SILENCE_MS", "STT_ENDPOINTING__SILENCE_MS"),
+        ("STT_SILENCE_MS", "STT_ENDPOINTING__SILENCE_MS"),
+        ("STT_LOG_LEVEL", "STT_LOG__LEVEL"),
+        ("stt_api_keys", "STT_AUTH__API_KEYS"),
+        ("STT_PORT__X", "STT_PORT"),
+        ("STT_QWERTY", None),
+    ],
+)
+def test_variable_that_sets_nothing_is_told_with_what_is_most_like_it(
+    name: str, meant: str | None
+) -> None:
+    assert unknown_variables({name: "1"}) == {name.upper(): meant}
+
+
+def test_variables_that_set_something_are_known() -> None:
+    names = ("STT_PORT", "stt_port", "STT_LIMITS__DRAIN_S", "STT_LIMITS", "STT_API_KEY", "PATH")
+    assert unknown_variables(dict.fromkeys(names, "1")) == {}
+
+
+def test_variables_of_clients_are_told_apart() -> None:
+    assert client_variables({"stt_api_key": "k", "STT_PORT": "1"}) == ["STT_API_KEY"]

@@ -78,6 +78,18 @@ def test_a_late_load_generator_is_told() -> None:
     assert "itself" not in "\n".join(remarks(rows[:1], LIMITS, is_live=True))
 
 
+def test_refusals_are_told_with_the_servers_limit_where_it_is_known() -> None:
+    refused = result(6, held=4, refusals={"503": 2}, server_capacity=4, broken_by="refusals")
+    elsewhere = replace(refused, server_capacity=None)
+    of_others = replace(refused, server_capacity=9)
+
+    assert "of 6 streams 4 served, 2 refused: the server's limit is 4" in remarks(
+        [result(3), refused], LIMITS, is_live=True
+    )
+    for row in (elsewhere, of_others):
+        assert remarks([row], LIMITS, is_live=True) == ["of 6 streams 4 served, 2 refused: 2×503"]
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -100,6 +112,11 @@ def test_rows_fit_their_heading() -> None:
     table = markdown(rows).splitlines()
     assert len({row.count("|") for row in table}) == 1
     assert "| 90/150/170/200 |" in table[2]
+
+
+def test_costs_of_the_main_process_alone_are_said_to_be_that() -> None:
+    assert "main process alone" in heading(counts_children=False)
+    assert "main process alone" not in heading()
 
 
 def test_json_has_everything() -> None:

@@ -5,7 +5,13 @@ import socket
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 from stt_server.bench.server_costs import Histogram as Counts
 from stt_server.bench.server_costs import Reading, ServerCosts, parse_metrics
@@ -16,12 +22,14 @@ def test_a_page_of_metrics_is_read() -> None:
     step = Histogram("stt_step_seconds", "-", ["model"], buckets=(0.1, 0.2), registry=registry)
     for model, seconds in (("a", 0.05), ("a", 0.15), ("b", 0.15), ("b", 9.0)):
         step.labels(model).observe(seconds)
+    Gauge("stt_capacity", "-", registry=registry).set(4)
     ProcessCollector(registry=registry)
 
     reading = parse_metrics(generate_latest(registry).decode())
 
     assert reading.step.buckets == {0.1: 1, 0.2: 3, float("inf"): 4}
     assert reading.step_lag.count == 0
+    assert reading.capacity == 4
     if Path("/proc/self/stat").exists():
         assert reading.cpu_s is not None
         assert reading.cpu_s > 0

@@ -105,7 +105,7 @@ async def test_a_lost_connection_keeps_and_saves_what_came(
     shown = capsys.readouterr()
     assert "✓ please send the report" in shown.out
     assert shown.err == "stt-client: the connection was lost (1012: restarting)\n"
-    assert saved.read_text() == "please send the report\n"
+    assert saved.read_text() == "please send the report\n… please send\n"
 
 
 async def test_an_error_of_the_server_is_exit_code_1(
@@ -141,7 +141,9 @@ async def test_a_damaged_file_is_transcribed_as_far_as_it_goes(
     assert "the file is damaged" in shown.err
 
 
-@pytest.mark.parametrize(("status", "words"), [(401, "API key"), (503, "full or still loading")])
+@pytest.mark.parametrize(
+    ("status", "words"), [(401, "--api-key or in the variable STT_API_KEY"), (503, "still loading")]
+)
 async def test_a_refusal_is_exit_code_3(
     status: int, words: str, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +154,29 @@ async def test_a_refusal_is_exit_code_3(
     assert words in error
     assert error.count("\n") == 1
     assert not saved.exists()
+
+
+async def test_a_missing_key_is_told_with_where_to_put_it(
+    speech: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = FakeServer(on_config=[], close_with=(4401, "send your API key first"))
+    async with server:
+        assert await run(speech, "--url", server.url) == 3
+    error = capsys.readouterr().err
+    assert "the API key is missing or wrong (4401: send your API key first)" in error
+    assert "STT_API_KEY" in error
+
+
+async def test_a_server_without_tls_is_told(
+    speech: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with FakeServer() as server:
+        address = server.url.replace("ws:", "https:")
+        assert await run(speech, "--url", address) == 3
+    error = capsys.readouterr().err
+    assert "no TLS" in error
+    assert "ws:// or http://" in error
+    assert "SSL" not in error
 
 
 def test_nobody_listens(speech: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,13 +205,16 @@ def test_an_unreadable_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ["a.wav", "--save", "/no/such/folder/out.txt"],
         ["a.wav", "--silence-ms", "soon"],
         ["--no-such-flag"],
+        ["a.wav", "--url", "tcp://127.0.0.1:1"],
     ],
 )
 def test_mistakes_in_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "stt-client: error:" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("stt-client: ")
+    assert line.endswith("(see stt-client --help)")
 
 
 async def test_a_transcript_that_cannot_be_written(

@@ -99,3 +99,19 @@ def test_a_terminal_shows_the_level_of_a_microphone() -> None:
         display.sent(1.5, -30.0)
         display.message(interim(""), "")
     assert "▮" * 10 + "▯" * 10 + " 1.5 s" in screen.getvalue()
+
+
+def test_a_terminal_keeps_text_that_has_no_final_at_its_end() -> None:
+    screen, display = terminal(total_s=None)
+    with display:
+        display.message(final("done"), "")
+        display.message(interim("still open"), "")
+    assert screen.getvalue().rstrip().endswith("… still open")
+
+
+def test_a_terminal_keeps_nothing_else_at_its_end() -> None:
+    screen, display = terminal(total_s=None)
+    with display:
+        display.message(interim("don"), "")
+        display.message(final("done"), "")
+    assert "don\n" not in screen.getvalue().rpartition("✓ done")[2]

@@ -134,7 +134,7 @@ async def test_it_tries_for_as_long_as_the_server_waits() -> None:
     server = losing_server(on_config=[impatient], refuse_resume=refusal(503, "starting"))
     async with server, Client(server.url, options=OPTIONS) as client:
         await client.send(SECOND)
-        with pytest.raises(ConnectionLost):
+        with pytest.raises(ConnectionLost, match=r"within 0\.5 s; is the server running\?"):
             await client.finish()
     assert len(server.paths) > 3
 

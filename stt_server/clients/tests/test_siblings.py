@@ -233,6 +233,17 @@ async def test_a_full_server_is_exit_code_3(
     assert "No free streaming state available." in capsys.readouterr().err
 
 
+async def test_a_missing_key_is_exit_code_3(
+    speech: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = {"type": "error", "message": "send your API key first", "code": "UNAUTHORIZED"}
+    async with running(Server(on_open=[HELLO, error], on_end=[])) as url:
+        assert await run(speech, "--url", url, "--protocol", "parakeet") == 3
+    told = capsys.readouterr().err
+    assert "(4401: send your API key first)" in told
+    assert "STT_API_KEY" in told
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -251,7 +262,9 @@ async def test_options_that_a_protocol_has_not_are_mistakes(flags: list[str]) ->
 
 
 async def test_fastconformer_does_not_go_over_raw_tcp(speech: Path) -> None:
-    assert await run(speech, "--protocol", "fastconformer", "--url", "tcp://127.0.0.1:1") == 2
+    with pytest.raises(SystemExit) as caught:
+        await run(speech, "--protocol", "fastconformer", "--url", "tcp://127.0.0.1:1")
+    assert caught.value.code == 2
 
 
 async def record(url: str, dialect: Dialect, display: Recorder) -> None:

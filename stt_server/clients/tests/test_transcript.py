@@ -49,6 +49,38 @@ def test_text_has_a_line_per_turn(tmp_path: Path) -> None:
     assert saved("a.txt", TURNS, tmp_path) == f"Hi <you> & me.\n{LONG}\n"
 
 
+OPEN = [
+    segment("first piece", 0, 1, end_of_turn=False),
+    segment("still", 1, 1.5, final=False, end_of_turn=False),
+    segment("still open", 1, 2, final=False, end_of_turn=False, word_s=0.5),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("a.txt", "first piece … still open\n"),
+        ("a.srt", "00:00:01,000 --> 00:00:02,000\n… still open\n"),
+        ("a.vtt", "00:00:01.000 --> 00:00:02.000\n… still open\n"),
+    ],
+)
+def test_text_that_has_no_final_is_marked(name: str, kept: str, tmp_path: Path) -> None:
+    assert kept in saved(name, OPEN, tmp_path)
+
+
+def test_text_that_has_no_final_is_a_segment_in_json(tmp_path: Path) -> None:
+    rows = json.loads(saved("a.json", OPEN, tmp_path))
+    assert [(row["text"], row["isFinal"]) for row in rows] == [
+        ("first piece", True),
+        ("still open", False),
+    ]
+
+
+def test_text_that_was_taken_back_is_not_saved(tmp_path: Path) -> None:
+    gone = segment("", 1, 2, final=False, end_of_turn=False)
+    assert saved("a.txt", [*OPEN, gone], tmp_path) == "first piece\n"
+
+
 def test_the_pieces_of_a_turn_are_one_line(tmp_path: Path) -> None:
     pieces = [
         segment("first piece", 0, 1, end_of_turn=False),

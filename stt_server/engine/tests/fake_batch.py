@@ -23,6 +23,7 @@ class Script:
     broken: bool = False
     """Not even the first tick works."""
     failing_loads: set[int] = field(default_factory=set[int])
+    load_failure: Exception = field(default_factory=lambda: RuntimeError("no model today"))
     mark_at: int | None = None
     """The sample of each stream at which the model says that the turn is complete."""
     hang: threading.Event | None = None
@@ -35,7 +36,7 @@ class Script:
     def open(self, _is_stopping: Callable[[], bool]) -> LoadedModel:
         self.loads += 1
         if self.loads - 1 in self.failing_loads:
-            raise RuntimeError("no model today")
+            raise self.load_failure
         self.batch = FakeBatch(self, CAPACITY + 1)
         return LoadedModel(self.batch, CAPACITY, (80, 0), marks_turn_ends=True)
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
+from nemo_lite.errors import CheckpointError
 from stt_server.engine import nemo_stream, supervisor
 from stt_server.engine.base import EngineUnavailable, StreamOptions
 from stt_server.engine.nemo import STUCK_S, NemoEngine
@@ -240,6 +241,21 @@ async def test_a_model_that_cannot_be_loaded_says_why() -> None:
     with pytest.raises(EngineUnavailable, match="fake cannot be loaded: no model today"):
         await engine.start()
     await engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("failure", "traces"),
+    [(CheckpointError("damaged"), 0), (EngineUnavailable("no torch"), 0), (KeyError("bug"), 1)],
+)
+async def test_only_a_load_that_fails_without_words_leaves_a_trace(
+    failure: Exception, traces: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script(failing_loads={0}, load_failure=failure)
+    engine = NemoEngine(script, name="fake", summary="For tests.", most_streams=9)
+    with pytest.raises(EngineUnavailable):
+        await engine.start()
+    await engine.stop()
+    assert len([record for record in caplog.records if record.exc_info]) == traces
 
 
 async def test_stopping_fails_open_streams() -> None:

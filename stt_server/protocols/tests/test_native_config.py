@@ -217,6 +217,15 @@ def test_nearest_lookahead_of_the_model_is_taken(asked: int, given_ms: int) -> N
     assert configured(codec, lookaheadMs=asked)["lookaheadMs"] == given_ms
 
 
+def test_detector_that_is_not_here_is_refused_with_those_that_are() -> None:
+    with pytest.raises(InvalidConfig, match=r"which has: silence$"):
+        configured(new_codec(), endpointing={"detector": "psychic"})
+
+
+def test_lookahead_in_force_is_told_to_those_that_did_not_ask() -> None:
+    assert configured(new_codec(lookaheads_ms=(80, 480, 1_040)))["lookaheadMs"] == 80
+
+
 def test_lookahead_is_none_where_there_is_nothing_to_choose() -> None:
     assert configured(new_codec(), lookaheadMs=480)["lookaheadMs"] is None
 
