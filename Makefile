@@ -80,4 +80,6 @@ RUST := $(wildcard *-rs/Cargo.toml *-rs/pyproject.toml *-rs/src/*.rs *-rs/src/*/
 	@$(INSTALL) --group dev --reinstall-package strops ./strops-rs \
 		--reinstall-package nemo-lite-cpu ./conformer-rs
 	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --editable ".[nemo]"
+	@# For the model in it, smart-turn; none of its code is used.
+	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps "pipecat-ai>=1.0"
 	@touch $@

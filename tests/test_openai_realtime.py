@@ -281,7 +281,7 @@ async def test_connection_from_a_pool_goes_on_where_it_was(server: ServerProcess
 
 async def test_semantic_vad_asks_the_servers_detector() -> None:
     """The model is sure behind each word that the turn is over."""
-    with run_server(command=SURE) as server:
+    with run_server("--endpointing-detector=eou", command=SURE) as server:
         found: dict[str, int] = {}
         for kind, fields in {
             "semantic_vad": {"eagerness": "low"},
