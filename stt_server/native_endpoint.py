@@ -15,7 +15,7 @@ from stt_server.pipeline import Progress
 from stt_server.protocols.native import NativeCodec
 from stt_server.protocols.native_config import Abilities
 from stt_server.protocols.native_resume import TOKEN_PARAMETER, Comeback, ResumeOffer
-from stt_server.refusals import unavailable, upgrade_refusal
+from stt_server.refusals import capacity_refusal, upgrade_refusal
 from stt_server.resume import ResumableTransport
 from stt_server.resume_tokens import ResumeTokens, session_of
 from stt_server.service import Service, State
@@ -61,8 +61,7 @@ class NativeEndpoint:
             try:
                 places.enter_context(door.place())
             except Overloaded as error:
-                service.metrics.refusals.labels("capacity").inc()
-                await socket.send_denial_response(unavailable(str(error)))
+                await socket.send_denial_response(capacity_refusal(service, error))
                 return
             identity = f"s-{uuid.uuid4().hex[:12]}"
 

@@ -12,7 +12,7 @@ from stt_server.log import session_id
 from stt_server.protocols.realtime import Identity, RealtimeCodec
 from stt_server.protocols.realtime_messages import BadEvent
 from stt_server.protocols.realtime_session import SessionUpdate, Terms, parse_part
-from stt_server.refusals import http_error, unavailable, upgrade_refusal
+from stt_server.refusals import capacity_refusal, http_error, upgrade_refusal
 from stt_server.service import Service
 from stt_server.session import ClientGone
 from stt_server.settings import DetectorName
@@ -46,8 +46,7 @@ class RealtimeEndpoint:
                 await socket.send_denial_response(refusal)
                 return
             except Overloaded as error:
-                service.metrics.refusals.labels("capacity").inc()
-                await socket.send_denial_response(unavailable(str(error)))
+                await socket.send_denial_response(capacity_refusal(service, error))
                 return
             session_id.set(f"s-{token}")
             await socket.accept(subprotocol=select_subprotocol(socket.scope["subprotocols"]))

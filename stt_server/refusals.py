@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocket
 
 from stt_server.auth import presents_key
+from stt_server.errors import Overloaded
 from stt_server.service import Service, State
 
 _TYPES = {
@@ -70,6 +71,12 @@ def access_refusal(
         return None
     service.metrics.refusals.labels(reason).inc()
     return response
+
+
+def capacity_refusal(service: Service, error: Overloaded) -> Response:
+    """The answer to an upgrade for which there was no place."""
+    service.metrics.refusals.labels("capacity").inc()
+    return unavailable(str(error))
 
 
 def not_ready_refusal(

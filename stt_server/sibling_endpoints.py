@@ -21,7 +21,7 @@ from stt_server.protocols.fastconformer import (
     endpointing_of,
     parse_opening,
 )
-from stt_server.refusals import unavailable, upgrade_refusal
+from stt_server.refusals import capacity_refusal, upgrade_refusal
 from stt_server.service import Service
 from stt_server.session import ClientGone
 from stt_server.transport import WebSocketTransport
@@ -64,8 +64,7 @@ class SiblingEndpoints:
             try:
                 places.enter_context(service.admission.place())
             except Overloaded as error:
-                service.metrics.refusals.labels("capacity").inc()
-                await socket.send_denial_response(unavailable(str(error)))
+                await socket.send_denial_response(capacity_refusal(service, error))
                 return
             transport = await _accept(socket)
             with suppress(ClientGone):
